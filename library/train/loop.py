@@ -1,0 +1,218 @@
+"""Stage 9: the loop. It alone calls backward, steps the optimizer and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Protocol
+
+import torch
+
+from library.util.records import Batch, StepResult
+
+from .objectives import Objective
+from .seeds import SeedBatch
+from .session import Session
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a run is: ``batches`` an epoch over all processes, ``accumulation`` batches a step and process."""
+
+    epochs: int
+    steps: int
+    batches: int
+    accumulation: int = 1
+    processes: int = 1
+
+    @property
+    def batches_per_step(self) -> int:
+        return self.accumulation * self.processes
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.steps_left_in_epoch(0)
+
+    def steps_left_in_epoch(self, batches_done: int) -> int:
+        return -(-(self.batches - batches_done) // self.batches_per_step)
+
+
+@dataclass
+class StepLog:
+    """What one optimizer step reports."""
+
+    step: int
+    epoch: int
+    loss: float
+    average: float
+    lrs: list[float]
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+class Feed(Protocol):
+    """Batches of an epoch for this process, from a position on."""
+
+    def epoch(self, number: int, first_batch: int) -> Iterable[Batch]: ...
+
+
+class Watcher(Protocol):
+    """What happens around steps: saving, sampling, logging, guarding. Called in the order in which they stand."""
+
+    def on_start(self, session: Session) -> None: ...
+
+    def on_epoch_start(self, session: Session, epoch: int) -> None: ...
+
+    def on_step(self, session: Session, log: StepLog) -> None: ...
+
+    def on_epoch_end(self, session: Session, epoch: int) -> None: ...
+
+    def on_end(self, session: Session) -> None: ...
+
+
+class StopTraining(Exception):
+    """Raised by a watcher to end the run early but in order (early stopping, Ctrl+C)."""
+
+
+class EpochAverage:
+    """Mean loss over the last epoch's steps (kohya's ``avr_loss``): a slot is replaced when its step comes again."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.total = 0.0
+
+    def add(self, epoch: int, slot: int, loss: float) -> None:
+        if epoch == 0 or slot >= len(self.losses):
+            self.losses.append(loss)
+        else:
+            self.total -= self.losses[slot]
+            self.losses[slot] = loss
+        self.total += loss
+
+    @property
+    def value(self) -> float:
+        return self.total / max(1, len(self.losses))
+
+
+@dataclass(frozen=True)
+class LoopTools:
+    """What the loop is handed besides the session."""
+
+    objective: Objective
+    seed_batch: SeedBatch
+    length: Length
+    watchers: tuple[Watcher, ...]
+    max_grad_norm: float
+    scale_weight_norms: float | None = None
+    norms: dict[str, float] = field(default_factory=dict)
+    """Figures of the last weight-norm clipping, for logs."""
+
+
+def run_loop(session: Session, feed: Feed, tools: LoopTools) -> None:
+    """Train from ``session.progress`` to the end of ``tools.length``."""
+    progress, average, length = session.progress, EpochAverage(), tools.length
+    for watcher in tools.watchers:
+        watcher.on_start(session)
+    try:
+        for epoch in range(progress.epoch, length.epochs):
+            for watcher in tools.watchers:
+                watcher.on_epoch_start(session, epoch)
+            session.network.on_epoch_start(session.parts.text_encoders, session.parts.denoiser)
+            left = length.steps_left_in_epoch(progress.batch)
+            for group in _groups(feed.epoch(epoch, progress.batch), length.accumulation, left):
+                if progress.step >= length.steps:
+                    break
+                results = take_step(session, group, tools)
+                progress.step += 1
+                progress.batch = min(length.batches, progress.batch + length.batches_per_step)
+                loss = mean_loss(session, results)
+                average.add(epoch, (progress.step - 1) % max(1, length.steps_per_epoch), loss)
+                log = StepLog(progress.step, epoch + 1, loss, average.value, _learning_rates(session),
+                              _merge_extras(results) | tools.norms)
+                for watcher in tools.watchers:
+                    watcher.on_step(session, log)
+            progress.epoch, progress.batch = epoch + 1, 0
+            for watcher in tools.watchers:
+                watcher.on_epoch_end(session, epoch)
+            if progress.step >= length.steps:
+                break
+    except StopTraining:
+        pass
+    for watcher in tools.watchers:
+        watcher.on_end(session)
+
+
+def _groups(batches: Iterable[Batch], size: int, count: int) -> Iterator[list[Batch]]:
+    """Cut this process's batches into ``count`` steps of ``size``; the last may hold fewer, even none.
+
+    With several processes the end of an epoch may leave one of them without a batch; it still takes part in the step.
+    """
+    source = iter(batches)
+    for _ in range(count):
+        yield list(islice(source, size))
+
+
+def take_step(session: Session, group: list[Batch], tools: LoopTools) -> list[StepResult]:
+    """One optimizer step over the batches of ``group``: gradients of their mean, clipped, applied."""
+    accelerator, network, length = session.accelerator, session.network, tools.length
+    network.on_step_start()
+    results: list[StepResult] = []
+    first = session.progress.epoch * length.batches + session.progress.batch
+    for position, batch in enumerate(group):
+        tools.seed_batch(first + position * length.processes + accelerator.process_index)
+        for result in tools.objective(session, batch):
+            accelerator.backward(result.loss / length.accumulation)
+            results.append(result)
+    synchronise_gradients(session, length.processes)
+    if tools.max_grad_norm:
+        accelerator.clip_grad_norm_(list(network.get_trainable_params()), tools.max_grad_norm)
+    session.optimizer.step()
+    if not session.optimizer.step_was_skipped:
+        session.lr_schedule.step()
+    session.optimizer.zero_grad(set_to_none=True)
+    if tools.scale_weight_norms:
+        scaled, mean, largest = network.apply_max_norm_regularization(tools.scale_weight_norms, session.device)
+        tools.norms.update({"max_norm/keys_scaled": scaled, "max_norm/average_key_norm": mean,
+                            "max_norm/max_key_norm": largest})
+    if session.averages is not None:
+        session.averages.update()
+    return results
+
+
+def synchronise_gradients(session: Session, processes: int) -> None:
+    """Average the adapter's gradients over all processes, in one message.
+
+    The adapter's forward never runs through DistributedDataParallel (it is called from inside the frozen model), so
+    its hooks would not fire. A process whose batch gave some parameter no gradient contributes zeros.
+    """
+    if processes == 1:
+        return
+    parameters = [p for p in session.network.get_trainable_params() if p.requires_grad]
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters])
+    flat = session.accelerator.reduce(flat, reduction="mean")
+    for parameter, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = piece.view_as(parameter).clone()
+
+
+def mean_loss(session: Session, results: list[StepResult]) -> float:
+    """Mean of the parts' losses, over all processes, as a number (this waits for the device)."""
+    losses = [result.loss.detach().float() for result in results]
+    if session.accelerator.num_processes == 1:
+        return torch.stack(losses).mean().item() if len(losses) > 1 else losses[0].item()
+    total = sum(losses, torch.zeros((), device=session.device))
+    total, count = session.accelerator.reduce(
+        torch.stack([total, torch.tensor(float(len(losses)), device=session.device)]), reduction="sum").tolist()
+    return total / count
+
+
+def _learning_rates(session: Session) -> list[float]:
+    return [group["lr"] for group in session.optimizer.param_groups]
+
+
+def _merge_extras(results: list[StepResult]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for result in results:
+        merged |= result.extra
+    return merged
+
+

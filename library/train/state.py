@@ -1,0 +1,117 @@
+"""State folders: everything a stopped run needs to go on exactly where it was.
+
+A folder holds what accelerate saves (adapter, optimizer, schedule, scaler, random states) under kohya's file names,
+and ``train_state.json``. kohya's own folders are read too; they know epoch and step, and the position in the epoch
+follows from these.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from library.util.records import Problem, UserError
+
+from .loop import Length
+from .session import Session
+
+STATE_FILE = "train_state.json"
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What must be equal between the run that saved a state and the one that resumes it."""
+
+    network_module: str
+    network_dim: int | None
+    network_alpha: float
+    optimizer: str
+    batches_per_epoch: int
+    seed: int
+    trains_text_encoder: bool
+    trains_denoiser: bool
+
+
+FLAG_OF = {"network_module": "--network_module", "network_dim": "--network_dim", "network_alpha": "--network_alpha",
+           "optimizer": "--optimizer_type", "trains_text_encoder": "--network_train_unet_only",
+           "trains_denoiser": "--network_train_text_encoder_only"}
+SOFT = {"batches_per_epoch": "the data set", "seed": "--seed"}
+"""A difference in these changes what follows but does not prevent it."""
+
+
+def save_state(session: Session, folder: Path, fingerprint: Fingerprint) -> None:
+    """Write a state folder under a temporary name and rename it, so that no half folder can be taken for a state."""
+    accelerator, partial = session.accelerator, folder.with_name(folder.name + ".partial")
+    if accelerator.is_main_process and partial.exists():
+        shutil.rmtree(partial)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(partial), safe_serialization=True)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        progress = session.progress
+        record = {"current_epoch": progress.epoch + 1, "current_step": progress.step,
+                  "batches_of_epoch": progress.batch, "epochs_done": progress.epoch, "run": asdict(fingerprint)}
+        (partial / STATE_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        if session.averages is not None:
+            session.averages.save(partial / "ema.safetensors")
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(partial, folder)
+    accelerator.wait_for_everyone()
+
+
+def load_state(session: Session, folder: Path, fingerprint: Fingerprint, length: Length) -> list[Problem]:
+    """Restore a state folder into the session and its progress; returns notes about what differs.
+
+    Raises UserError where the folder is no state or was saved with another adapter or optimizer.
+    """
+    record = read_state(folder)
+    notes = compare(record.get("run"), fingerprint, folder)
+    accelerator = session.accelerator
+    accelerator.load_state(str(folder))
+    progress, step = session.progress, int(record["current_step"])
+    progress.step = step
+    if "epochs_done" in record:
+        progress.epoch, progress.batch = record["epochs_done"], record["batches_of_epoch"]
+    else:
+        progress.epoch, inside = divmod(step, length.steps_per_epoch)
+        progress.batch = min(length.batches, inside * length.batches_per_step)
+    if session.averages is not None and (folder / "ema.safetensors").exists():
+        session.averages.load(folder / "ema.safetensors")
+    return notes
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The record in a state folder; UserError with what is there instead, if it is none."""
+    file = folder / STATE_FILE
+    if file.is_file():
+        return json.loads(file.read_text(encoding="utf-8"))
+    if folder.is_file():
+        raise UserError(Problem(
+            "--resume", f'"{folder}" is a file; --resume needs a state folder (its name ends in "-state").',
+            f'To go on from the adapter itself, without optimizer and step count, use --network_weights="{folder}".'))
+    near = sorted(p.name for p in folder.parent.glob("*-state")) if folder.parent.is_dir() else []
+    where = f" In {folder.parent} there are: {', '.join(near[-5:])}." if near else ""
+    what = "does not exist" if not folder.exists() else f"is no saved state (it has no {STATE_FILE})"
+    raise UserError(Problem("--resume", f'"{folder}" {what}.', "Give the path of a folder saved with --save_state." + where))
+
+
+def compare(saved: dict[str, Any] | None, now: Fingerprint, folder: Path) -> list[Problem]:
+    """Name every setting that differs: UserError for those that make resuming impossible, notes for the others."""
+    if saved is None:
+        return [Problem("--resume", f'"{folder}" was saved by another program; its settings cannot be compared.',
+                        "Make sure that network, optimizer and data are the same as then.", "note")]
+    current = asdict(now)
+    differing = {key: saved[key] for key in current if key in saved and saved[key] != current[key]}
+    stops = [Problem("--resume", f'"{folder}" was saved with {FLAG_OF[key]} {value}, now it is {current[key]}.',
+                     "Use the old value, or start anew from the file with --network_weights.")
+             for key, value in differing.items() if key in FLAG_OF]
+    if stops:
+        raise UserError(*stops)
+    return [Problem("--resume", f"{SOFT[key]} was {value} when the state was saved, now it is {current[key]}.",
+                    "The run goes on, but not as an unbroken one would have.", "note")
+            for key, value in differing.items()]
