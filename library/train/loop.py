@@ -131,7 +131,8 @@ def run_loop(session: Session, feed: Feed, tools: LoopTools) -> None:
                               _merge_extras(results) | tools.norms)
                 for watcher in tools.watchers:
                     watcher.on_step(session, log)
-            progress.epoch, progress.batch = epoch + 1, 0
+            if progress.batch >= length.batches:
+                progress.epoch, progress.batch = epoch + 1, 0
             for watcher in tools.watchers:
                 watcher.on_epoch_end(session, epoch)
             if progress.step >= length.steps:

@@ -1,0 +1,98 @@
+"""Loss on pictures that are not trained on, at fixed timesteps and with fixed noise, so that figures compare."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from library.config.run_config import ValidationConfig
+from library.util.records import Batch
+
+from .loop import StepLog
+from .seeds import derive, seed_everything
+from .watchers import Idle
+
+if TYPE_CHECKING:
+    from .objectives import Objective
+    from .session import Session
+
+TIMESTEPS = 4
+"""How many timesteps every picture is measured at (kohya's number)."""
+
+
+@contextmanager
+def same_random_state_after() -> Iterator[None]:
+    """Leave python's and torch's random states as they were found."""
+    import torch
+
+    states = random.getstate(), torch.random.get_rng_state()
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        torch.random.set_rng_state(states[1])
+        if devices is not None:
+            torch.cuda.set_rng_state_all(devices)
+
+
+def fixed_timesteps(first: int, last: int) -> list[int]:
+    """``TIMESTEPS`` whole numbers evenly inside the range, its ends left out."""
+    gap = (last - first) / (TIMESTEPS + 1)
+    return [int(first + gap * (i + 1)) for i in range(TIMESTEPS)]
+
+
+def validate(session: Session, batches: Iterable[Batch], objective: Objective, seed: int) -> float:
+    """Mean loss over ``batches`` at fixed timesteps; gradients are not computed, nothing of the run is disturbed."""
+    import torch
+
+    schedule, losses = session.schedule, []
+    try:
+        with torch.no_grad(), same_random_state_after():
+            for number, batch in enumerate(batches):
+                for timestep in fixed_timesteps(schedule.first, schedule.last):
+                    seed_everything(derive(seed, "validation", number, timestep))
+                    session.schedule = replace(schedule, first=timestep, last=timestep)
+                    losses += [result.loss.item() for result in objective(session, batch)]
+    finally:
+        session.schedule = schedule
+    return sum(losses) / len(losses)
+
+
+@dataclass
+class Validation(Idle):
+    """Measures every n steps or epochs and tells ``report(values, step)``."""
+
+    config: ValidationConfig
+    batches: Callable[[], Iterable[Batch]]
+    objective: Objective
+    seed: int
+    report: Callable[[dict[str, float], int], Any]
+    last: float | None = None
+    average: float | None = None
+
+    def on_step(self, session: Session, log: StepLog) -> None:
+        self.average = log.average
+        every = self.config.every_n_steps
+        if every and log.step % every == 0:
+            self.measure(session, "step")
+
+    def on_epoch_end(self, session: Session, epoch: int) -> None:
+        every = self.config.every_n_epochs or (None if self.config.every_n_steps else 1)
+        if every and (epoch + 1) % every == 0:
+            self.measure(session, "epoch")
+
+    def measure(self, session: Session, occasion: str) -> None:
+        batches: Iterable[Batch] = self.batches()
+        if self.config.max_steps:
+            from itertools import islice
+
+            batches = islice(batches, self.config.max_steps)
+        self.last = validate(session, batches, self.objective, self.seed)
+        values = {f"loss/validation/{occasion}_average": self.last}
+        if self.average is not None:
+            values[f"loss/validation/{occasion}_divergence"] = self.last - self.average
+        self.report(values, session.progress.step)

@@ -1,0 +1,105 @@
+from types import SimpleNamespace
+
+import torch
+
+from library.train.loop import EpochAverage, Length, LoopTools, run_loop
+from library.train.session import Progress
+from library.util.records import Batch, StepResult
+
+
+class Network(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(3))
+
+    def on_step_start(self): ...
+
+    def on_epoch_start(self, text_encoders, denoiser): ...
+
+    def get_trainable_params(self):
+        return [self.weight]
+
+
+class Accelerator:
+    num_processes, process_index, device = 1, 0, torch.device("cpu")
+
+    def backward(self, loss):
+        loss.backward()
+
+    def clip_grad_norm_(self, parameters, norm):
+        torch.nn.utils.clip_grad_norm_(parameters, norm)
+
+
+def pull_towards_key(session, batch):
+    loss = (session.network.weight - float(batch.keys[0])).pow(2).sum()
+    yield StepResult(loss, loss.detach().view(1), torch.zeros(1))
+
+
+class Feed:
+    """Epoch e has the batches e0, e1, ..., as numbers."""
+
+    def __init__(self, count):
+        self.count, self.seen = count, []
+
+    def epoch(self, number, first_batch):
+        for index in range(first_batch, self.count):
+            self.seen.append(number * 10 + index)
+            yield Batch(captions=[""], weights_B=torch.ones(1), original_sizes=[], crops=[], target_size=(1, 1),
+                        keys=[str(number * 10 + index)])
+
+
+def train(count=5, steps=100, epochs=2, accumulation=1, progress=None, network=None):
+    network = network or Network()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    optimizer.step_was_skipped = False
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    session = SimpleNamespace(
+        progress=progress or Progress(), network=network, accelerator=Accelerator(), optimizer=optimizer,
+        lr_schedule=schedule, averages=None, group_names=["all"], device=torch.device("cpu"),
+        parts=SimpleNamespace(text_encoders=[], denoiser=None))
+    seeds = []
+    feed = Feed(count)
+    length = Length(epochs=epochs, steps=steps, batches=count, accumulation=accumulation)
+    tools = LoopTools(pull_towards_key, seeds.append, length, (), max_grad_norm=0.0)
+    run_loop(session, feed, tools)
+    return SimpleNamespace(session=session, feed=feed, seeds=seeds, weight=network.weight.detach())
+
+
+def test_every_batch_is_used_once_an_epoch():
+    assert train().feed.seen == [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]
+
+
+def test_batches_are_numbered_over_all_epochs():
+    assert train().seeds == list(range(10))
+
+
+def test_the_last_step_of_an_epoch_takes_the_batches_that_are_left():
+    run = train(accumulation=2)
+    assert run.session.progress.step == 6 and run.seeds == list(range(10))
+
+
+def test_training_stops_at_the_last_step_in_mid_epoch():
+    run = train(steps=7)
+    assert run.session.progress.step == 7 and run.seeds == list(range(7))
+
+
+def test_a_run_that_goes_on_in_mid_epoch_equals_an_unbroken_one():
+    whole = train()
+    first = train(steps=3, epochs=1)
+    second = train(progress=Progress(epoch=0, step=3, batch=3), network=first.session.network)
+    assert first.seeds + second.seeds == whole.seeds
+    assert torch.equal(second.weight, whole.weight)
+
+
+def test_accumulated_gradients_are_those_of_the_mean():
+    accumulated = train(count=2, epochs=1, accumulation=2)
+    expected = torch.zeros(3) - 0.01 * (2 * (0 - 0.0) + 2 * (0 - 1.0)) / 2
+    assert torch.allclose(accumulated.weight, expected)
+
+
+def test_the_average_loss_is_that_of_the_last_epochs_steps():
+    average = EpochAverage()
+    for epoch, losses in enumerate([[4.0, 2.0], [1.0, 1.0]]):
+        for slot, loss in enumerate(losses):
+            average.add(epoch, slot, loss)
+    assert average.value == 1.0
