@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from library.util.records import Problem
+
 DType = Literal["fp32", "fp16", "bf16"]
 
 
@@ -78,6 +80,8 @@ class ScheduleConfig:
     timescale: int | None = None
     min_lr_ratio: float | None = None
     args: dict[str, Any] = field(default_factory=dict)
+    is_class: bool = False
+    """True where the name came from ``--lr_scheduler_type``."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,9 @@ class DatasetConfig:
     """True where the data came from --train_data_dir / --in_json, False where from --dataset_config."""
     train_data_dir: Path | None = None
     reg_data_dir: Path | None = None
+    template: SubsetConfig | None = None
+    """Folder mode: the options of every ``N_name`` folder that the scan finds; ``parts`` then holds one part without
+    subsets, and ``image_dir``, ``num_repeats``, ``class_tokens`` and ``is_reg`` are the scan's to fill in."""
     dataset_config: Path | None = None
     dataset_class: str | None = None
     kohya_order: bool = False
@@ -322,3 +329,5 @@ class RunConfig:
     debug_dataset: bool = False
     origins: dict[str, str] = field(default_factory=dict)
     """Flag name -> where its value came from: ``default``, ``command line``, ``a.toml:3``, ``checkpoint``, ``scan``."""
+    notes: tuple[Problem, ...] = ()
+    """What was understood otherwise than written, drawn, mended or left aside; to be shown before the run."""

@@ -73,6 +73,10 @@ class Session:
     weigh: Callable[[torch.Tensor], torch.Tensor]
     trains_text: bool
     progress: Progress = field(default_factory=Progress)
+    rest: Callable[[], None] = lambda: None
+    """Called before saving and samples: schedule-free optimizers then show their averaged weights."""
+    resume: Callable[[], None] = lambda: None
+    """Called when training goes on after ``rest``."""
     averages: Any = None
     """EMA of the adapter, where asked for."""
 
@@ -118,6 +122,16 @@ class Session:
     def weights(self, batch: Batch, timesteps_B: torch.Tensor) -> torch.Tensor:
         """Loss weights of the pictures (regularisation) times those of their timesteps."""
         return (batch.weights_B * self.weigh(timesteps_B)).to(self.device)
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Show the weights that are worth saving: the optimizer's averaged ones, the EMA's."""
+        self.rest()
+        try:
+            with self.averages.applied() if self.averages is not None else nullcontext():
+                yield
+        finally:
+            self.resume()
 
     @contextmanager
     def multiplier(self, strength: float | None) -> Iterator[None]:

@@ -97,7 +97,8 @@ def read_state(folder: Path) -> dict[str, Any]:
     near = sorted(p.name for p in folder.parent.glob("*-state")) if folder.parent.is_dir() else []
     where = f" In {folder.parent} there are: {', '.join(near[-5:])}." if near else ""
     what = "does not exist" if not folder.exists() else f"is no saved state (it has no {STATE_FILE})"
-    raise UserError(Problem("--resume", f'"{folder}" {what}.', "Give the path of a folder saved with --save_state." + where))
+    raise UserError(Problem("--resume", f'"{folder}" {what}.',
+                            "Give the path of a folder saved with --save_state." + where))
 
 
 def compare(saved: dict[str, Any] | None, now: Fingerprint, folder: Path) -> list[Problem]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from library.config.run_config import ValidationConfig
+from library.sample.undisturbed import random_states_kept
 from library.util.records import Batch
 
 from .loop import StepLog
@@ -23,22 +23,6 @@ TIMESTEPS = 4
 """How many timesteps every picture is measured at (kohya's number)."""
 
 
-@contextmanager
-def same_random_state_after() -> Iterator[None]:
-    """Leave python's and torch's random states as they were found."""
-    import torch
-
-    states = random.getstate(), torch.random.get_rng_state()
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        torch.random.set_rng_state(states[1])
-        if devices is not None:
-            torch.cuda.set_rng_state_all(devices)
-
-
 def fixed_timesteps(first: int, last: int) -> list[int]:
     """``TIMESTEPS`` whole numbers evenly inside the range, its ends left out."""
     gap = (last - first) / (TIMESTEPS + 1)
@@ -51,7 +35,7 @@ def validate(session: Session, batches: Iterable[Batch], objective: Objective, s
 
     schedule, losses = session.schedule, []
     try:
-        with torch.no_grad(), same_random_state_after():
+        with torch.no_grad(), random_states_kept():
             for number, batch in enumerate(batches):
                 for timestep in fixed_timesteps(schedule.first, schedule.last):
                     seed_everything(derive(seed, "validation", number, timestep))
@@ -88,8 +72,6 @@ class Validation(Idle):
     def measure(self, session: Session, occasion: str) -> None:
         batches: Iterable[Batch] = self.batches()
         if self.config.max_steps:
-            from itertools import islice
-
             batches = islice(batches, self.config.max_steps)
         self.last = validate(session, batches, self.objective, self.seed)
         values = {f"loss/validation/{occasion}_average": self.last}

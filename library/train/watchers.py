@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import json
 import signal
-import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from library.util.records import Problem, UserError
 
 from .loop import StepLog, StopTraining
 

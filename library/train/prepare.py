@@ -1,0 +1,149 @@
+"""Stages 5, 7 and 8: from decided values to loaded parts, an attached adapter and a Session."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+from library.config.run_config import RunConfig
+from library.families import registry as families
+from library.families.interface import Family, LoadRequest, Parts
+from library.optim import optimizers, schedules
+from networks import registry as networks
+from networks.registry import NetworkRequest
+
+from . import checkpointing
+from .loop import Length
+from .session import Precision, Session, decide_precision, loss_functions, noise_options
+
+log = logging.getLogger(__name__)
+DTYPE_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+
+
+def open_accelerator(config: RunConfig) -> Any:
+    """accelerate's Accelerator for this run; what ``accelerate launch`` set is read by it from the environment."""
+    from accelerate import Accelerator, InitProcessGroupKwargs
+
+    machine = config.machine
+    handlers = [InitProcessGroupKwargs(timeout=timedelta(minutes=machine.ddp_timeout))] if machine.ddp_timeout else []
+    precision = decide_precision(machine, has_accelerator())
+    return Accelerator(mixed_precision=precision.autocast, step_scheduler_with_optimizer=False,
+                       kwargs_handlers=handlers, deepspeed_plugin=_deepspeed(config))
+
+
+def has_accelerator() -> bool:
+    """Whether torch sees a GPU (or another device than the CPU) that may be used."""
+    import os
+
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1", "yes"):
+        return False
+    return torch.accelerator.is_available()
+
+
+def _deepspeed(config: RunConfig) -> Any:
+    if config.machine.deepspeed is None:
+        return None
+    from accelerate import DeepSpeedPlugin
+
+    plugin = DeepSpeedPlugin(gradient_accumulation_steps=config.loop.gradient_accumulation_steps,
+                             gradient_clipping=config.optimizer.max_grad_norm, **config.machine.deepspeed)
+    plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.data.parts[0].batch_size
+    return plugin
+
+
+def load(config: RunConfig, family: Family, device: torch.device, precision: Precision) -> Parts:
+    """Load the base model, frozen and in evaluation mode, on ``device``."""
+    model = config.model
+    options = families.make_options(family, model.options | {
+        "clip_skip": model.clip_skip, "max_token_length": model.max_token_length,
+        "weighted_captions": model.weighted_captions})
+    parts = family.load(LoadRequest(
+        source=model.source, options=options, dtype=DTYPE_NAMES[precision.base], vae=model.vae,
+        vae_dtype=DTYPE_NAMES[precision.vae], device=str(device)))
+    for part in [parts.denoiser, parts.vae, *parts.text_encoders]:
+        part.requires_grad_(False).eval()
+    return parts
+
+
+def set_attention(config: RunConfig, parts: Parts) -> None:
+    """Switch the denoiser to the asked attention; SDPA, torch's own, needs nothing."""
+    if config.machine.attention == "xformers":
+        from library.util.near import installed
+
+        if installed("xformers") and torch.cuda.is_available():
+            parts.denoiser.enable_xformers_memory_efficient_attention()
+        else:
+            log.info("--xformers: xformers does not work here; PyTorch's own attention (sdpa) is used, results are equal")
+
+
+def attach(config: RunConfig, family: Family, parts: Parts) -> Any:
+    """Stage 7: merge ``--base_weights``, make the adapter, load what it goes on from, hang it on the model."""
+    settings = config.network
+    request = NetworkRequest(
+        targets=family.adapter_targets(parts), dim=settings.dim, alpha=settings.alpha, dropout=settings.dropout,
+        args=settings.args, vae=parts.vae, text_encoders=parts.text_encoders, denoiser=parts.denoiser,
+        weights=settings.weights, dim_from_weights=settings.dim_from_weights,
+        train_denoiser=settings.train_denoiser, train_text_encoder=settings.train_text_encoder)
+    if settings.base_weights:
+        strengths = settings.base_weights_multiplier or (1.0,)
+        padded = strengths + (1.0,) * (len(settings.base_weights) - len(strengths))
+        networks.merge_base(settings.module, replace(request, weights=None, dim_from_weights=False),
+                            list(zip(settings.base_weights, padded, strict=False)))
+    return networks.attach(settings.module, request)
+
+
+def prepare(config: RunConfig, family: Family, parts: Parts, network: Any, accelerator: Any,
+            length: Length) -> tuple[Session, optimizers.Created]:
+    """Stage 8: optimizer, schedule and objective as objects -> the session and what the optimizer told of itself."""
+    precision = decide_precision(config.machine, has_accelerator())
+    network.to(accelerator.device, precision.adapter)
+    asked = config.optimizer
+    rates = asked.text_encoder_lr or None
+    groups, names = network.prepare_optimizer_params(rates[0] if rates and len(rates) == 1 else rates,
+                                                     asked.unet_lr, asked.lr)
+    made = optimizers.create(optimizers.OptimizerSettings(asked.name, asked.lr, asked.args), groups)
+    for note in made.notes:
+        log.info(note)
+    network.prepare_grad_etc(parts.text_encoders, parts.denoiser)
+    lr_schedule = schedules.create(_schedule_settings(config, made, length), made.optimizer,
+                                   schedule_free=made.spec.schedule_free)
+    if config.machine.torch_compile:
+        parts.denoiser.compile(backend=config.machine.dynamo_backend)
+    trains_text = any(name.startswith("textencoder") for name in names)
+    if config.machine.gradient_checkpointing:
+        function = checkpointing.checkpoint_function(network, config.machine.cpu_offload_checkpointing)
+        checkpointing.enable(parts.denoiser, parts.text_encoders if trains_text else [], function)
+        network.enable_gradient_checkpointing()
+    optimizer, lr_schedule = _register(accelerator, network, made.optimizer, lr_schedule)
+    space = family.schedule(parts.options, config.noise)
+    distance, weigh = loss_functions(config, space)
+    session = Session(config=config, family=family, parts=parts, network=network, accelerator=accelerator,
+                      optimizer=optimizer, lr_schedule=lr_schedule, group_names=names, precision=precision,
+                      schedule=space, noise=noise_options(config), distance=distance, weigh=weigh,
+                      trains_text=trains_text, rest=made.eval, resume=made.train)
+    return session, made
+
+
+def _schedule_settings(config: RunConfig, made: optimizers.Created, length: Length) -> schedules.ScheduleSettings:
+    asked = config.schedule
+    return schedules.ScheduleSettings(
+        name=made.schedule or asked.name, steps=length.steps, warmup=asked.warmup, decay=asked.decay,
+        num_cycles=asked.num_cycles, power=asked.power, timescale=asked.timescale, min_lr_ratio=asked.min_lr_ratio,
+        args=asked.args, is_class=asked.is_class and made.schedule is None)
+
+
+def _register(accelerator: Any, network: Any, optimizer: Any, lr_schedule: Any) -> tuple[Any, Any]:
+    """Hand everything stateful to accelerate, so that state folders hold it and fp16 gradients are scaled.
+
+    The adapter is registered without DistributedDataParallel: its forward runs inside the frozen model, where that
+    wrapper's hooks would never fire; the loop averages gradients itself. DeepSpeed owns model and optimizer.
+    """
+    if accelerator.state.deepspeed_plugin is not None:
+        _, optimizer, lr_schedule = accelerator.prepare(network, optimizer, lr_schedule)
+        return optimizer, lr_schedule
+    accelerator.prepare_model(network, evaluation_mode=True)
+    return accelerator.prepare_optimizer(optimizer), accelerator.prepare_scheduler(lr_schedule)

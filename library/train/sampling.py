@@ -1,0 +1,85 @@
+"""When sample pictures are drawn, with which adapters at which strength. The drawing is ``sample``'s work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from library.config.run_config import RunConfig
+from library.sample.images import Drawn, Place, draw_samples
+from library.sample.jobs import SampleOptions
+from library.sample.prompts import PromptLine
+from networks import registry as networks
+from networks.registry import NetworkRequest
+
+from .loop import StepLog
+from .watchers import Idle
+
+if TYPE_CHECKING:
+    from .session import Session
+
+
+@contextmanager
+def further_loras(session: Session, loras: Sequence[tuple[str, float]]) -> Iterator[None]:
+    """Hang LoRA files on the model, each at its strength, for the length of the block."""
+    hung: list[Any] = []
+    try:
+        for file, strength in loras:
+            request = NetworkRequest(targets=session.family.adapter_targets(session.parts), vae=session.parts.vae,
+                                     text_encoders=session.parts.text_encoders, denoiser=session.parts.denoiser,
+                                     multiplier=strength)
+            network, tensors = networks.create_from_weights("networks.lora", request, Path(file), for_inference=True)
+            network.to(session.device).requires_grad_(False)
+            network.apply_to(session.parts.text_encoders, session.parts.denoiser)
+            hung.append(network)
+            network.load_tensors(tensors, file)
+        yield
+    finally:
+        for network in reversed(hung):
+            network.remove()
+
+
+@dataclass
+class Sampling(Idle):
+    """Draws the prompts at the start, every n steps or epochs, as ``--sample_*`` say."""
+
+    config: RunConfig
+    lines: Sequence[PromptLine]
+    drawn: list[Drawn] = field(default_factory=list)
+    last_step: int = -1
+
+    def on_start(self, session: Session) -> None:
+        if self.config.sample.at_first and session.progress.step == 0:
+            self.draw(session, None)
+
+    def on_step(self, session: Session, log: StepLog) -> None:
+        every = self.config.sample.every_n_steps
+        if every and not self.config.sample.every_n_epochs and log.step % every == 0:
+            self.draw(session, None)
+
+    def on_epoch_end(self, session: Session, epoch: int) -> None:
+        every = self.config.sample.every_n_epochs
+        if every and (epoch + 1) % every == 0:
+            self.draw(session, epoch + 1)
+
+    def on_end(self, session: Session) -> None:
+        """Where pictures of the start exist, those of the end are wanted beside them."""
+        if self.config.sample.at_first and self.last_step != session.progress.step:
+            self.draw(session, None)
+
+    def draw(self, session: Session, epoch: int | None) -> None:
+        self.last_step = session.progress.step
+        if not session.accelerator.is_main_process:
+            return
+        place = Place(self.config.save.output_dir, self.config.save.output_name, session.progress.step, epoch)
+        with session.at_rest():
+            self.drawn += draw_samples(session.family, session.parts, self.lines, self.options(session), place)
+
+    def options(self, session: Session) -> SampleOptions:
+        return SampleOptions(
+            sampler=self.config.sample.sampler, schedule=session.schedule, device=session.device,
+            autocast=session.precision.autocast, at_strength=session.multiplier,
+            extra=lambda: further_loras(session, self.config.sample.loras), modules=(session.network,))

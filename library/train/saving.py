@@ -1,0 +1,106 @@
+"""When files and state folders are written, under which names, and which old ones go. The bytes are ``save``'s work."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from library.config.run_config import RunConfig, SaveConfig
+from library.save import metadata, names, weights
+from library.save.record import Moment, RunFacts
+from library.util.records import SavedFile
+
+from .loop import Length, StepLog
+from .state import Fingerprint, save_state
+from .watchers import Idle
+
+if TYPE_CHECKING:
+    from library.save.hub import Uploader
+
+    from .session import Session
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Saving(Idle):
+    """Writes the adapter and, where asked for, the state: every n steps, every n epochs, at the end."""
+
+    config: RunConfig
+    facts: RunFacts
+    fingerprint: Fingerprint
+    length: Length
+    uploader: Uploader | None = None
+    files: list[SavedFile] = field(default_factory=list)
+    states: list[Path] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.save: SaveConfig = self.config.save
+        self.names = names.FileNames.of(self.save)
+        self.every_epochs = names.epochs_between_saves(self.save, self.length.epochs)
+
+    def on_step(self, session: Session, log: StepLog) -> None:
+        every = self.save.every_n_steps
+        if every and log.step % every == 0:
+            self.write(session, self.names.step(log.step), self.names.step_state(log.step) if self.save.state else None)
+            self.clear(session, names.outdated_by_step(self.save, log.step))
+
+    def on_epoch_end(self, session: Session, epoch: int) -> None:
+        number = epoch + 1
+        if self.every_epochs and number % self.every_epochs == 0 and number < self.length.epochs:
+            self.write(session, self.names.epoch(number), self.names.epoch_state(number) if self.save.state else None)
+            self.clear(session, names.outdated_by_epoch(self.save, number, self.every_epochs))
+
+    def on_end(self, session: Session) -> None:
+        step = session.progress.step
+        if step < self.length.steps:
+            self.write(session, self.names.step(step), self.names.step_state(step))
+        else:
+            if self.save.number_last:
+                self.write(session, self.names.epoch(self.length.epochs), None)
+            keep_state = self.save.state or self.save.state_on_train_end
+            self.write(session, self.names.last(), self.names.last_state() if keep_state else None)
+        if self.uploader is not None:
+            self.uploader.finish()
+
+    def write(self, session: Session, file_name: str, state_name: str | None) -> None:
+        """Write one file and, where it has a name, the state folder beside it."""
+        folder = self.save.output_dir
+        with session.at_rest():
+            if session.accelerator.is_main_process:
+                self.files.append(self._write_file(session, folder / file_name))
+        if state_name is not None:
+            log.info("saving state: %s", folder / state_name)
+            save_state(session, folder / state_name, self.fingerprint)
+            self.states.append(folder / state_name)
+            if self.uploader is not None and self.config.hub.save_state and session.accelerator.is_main_process:
+                self.uploader.upload(folder / state_name)
+
+    def _write_file(self, session: Session, path: Path) -> SavedFile:
+        log.info("saving checkpoint: %s", path)
+        moment = Moment(epoch=self._epoch(session), steps=session.progress.step, now=time.time())
+        network = session.accelerator.unwrap_model(session.network)
+        saved = weights.save(weights.TensorFile(
+            path, network.file_tensors(fmt=self.save.format), metadata.build(self.config, self.facts, moment),
+            self.save.precision))
+        if self.uploader is not None:
+            self.uploader.upload(path)
+        return saved
+
+    def _epoch(self, session: Session) -> int:
+        """The epoch under way, counted from 1, as kohya writes it."""
+        progress = session.progress
+        return progress.epoch + 1 if progress.batch else max(1, progress.epoch)
+
+    def clear(self, session: Session, outdated: names.Outdated) -> None:
+        """Remove what a newer save made superfluous."""
+        if not session.accelerator.is_main_process:
+            return
+        for name in (outdated.file, outdated.state):
+            if name is not None and weights.remove(self.save.output_dir / name):
+                log.info("removed old file: %s", self.save.output_dir / name)
+                self.files = [file for file in self.files if Path(file.path).name != name]
+                self.states = [state for state in self.states if state.name != name]
