@@ -18,7 +18,7 @@ from __future__ import annotations
 import colorsys
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -172,6 +172,14 @@ def _thinned(tag: str, rng: random.Random, left_out: float) -> str:
     return rng.choice([first, rest, ""]) if rest and rest != "background" else ""
 
 
+WORDS = [
+    *("solo", "duo", "trio", "red", "yellow", "green", "cyan", "blue", "purple"),
+    *("circle", "square", "triangle", "cross", "ring", "diamond", "small", "medium", "large"),
+    *("black", "grey", "white", "background", "dark", "bright", "left", "right", "top", "bottom", "center"),
+]
+"""All words of captions; the shipped model's tokenizer has one token for each."""
+
+
 # -- scenes ---------------------------------------------------------------------------------------
 
 
@@ -211,11 +219,15 @@ def _placed(scene: Scene, rng: random.Random) -> Scene:
     reach_x, reach_y = _reach(scene)
     room_x, room_y = (max(0.0, 0.5 - MARGIN - reach) for reach in (reach_x, reach_y))
     aside = [rng.random() < 0.5, rng.random() < 0.5]
-    dx, dy = (
-        rng.choice([-1, 1]) * rng.triangular(min(0.08, room), room, room) if off else rng.uniform(-1, 1) * min(0.06, room)
-        for off, room in zip(aside, (room_x, room_y))
-    )
+    dx, dy = (_shift(rng, off, room) for off, room in zip(aside, (room_x, room_y)))
     return replace(scene, x=0.5 + dx, y=0.5 + dy)
+
+
+def _shift(rng: random.Random, aside: bool, room: float) -> float:
+    """A distance from the middle: well to one side as far as there is room, or hardly any."""
+    if aside:
+        return rng.choice([-1, 1]) * rng.triangular(min(0.08, room), room, room)
+    return rng.uniform(-1, 1) * min(0.06, room)
 
 
 def _offsets(scene: Scene) -> Points:
@@ -320,6 +332,51 @@ def draw(scene: Scene) -> Image.Image:
     return Image.fromarray((pixels * 255.0 + 0.5).astype(np.uint8))
 
 
+def random_picture(rng: random.Random) -> Image.Image:
+    """A picture of a wider world (polygons, stars, stripes, gradients, two tones), for training a VAE."""
+    pixels = _random_fill(rng)
+    for _ in range(rng.choice([1, 1, 1, 2, 3])):
+        outline = _random_outline(rng)
+        size = rng.uniform(0.2, 0.9)
+        centre = (rng.uniform(0.15, 0.85), rng.uniform(0.15, 0.85))
+        alpha = coverage([(outline, True)], [centre], size, rng.uniform(0, 360))[..., None]
+        pixels = alpha * _random_fill(rng) + (1 - alpha) * pixels
+    return Image.fromarray((np.clip(pixels, 0, 1) * 255.0 + 0.5).astype(np.uint8))
+
+
+def _random_outline(rng: random.Random) -> Points:
+    kind = rng.choice(["polygon", "star", "shape", "regular"])
+    if kind == "shape":
+        return rng.choice(list(BASE_SHAPES.values()))[0][0]
+    if kind == "star":
+        return _star(rng.randint(4, 8), rng.uniform(0.3, 0.7))
+    corners = rng.randint(3, 8)
+    turns = [2 * math.pi * (i + (rng.random() if kind == "polygon" else 0.0)) / corners for i in range(corners)]
+    return [(math.sin(turn), -math.cos(turn)) for turn in turns]
+
+
+def _random_colour(rng: random.Random) -> np.ndarray:
+    saturation = rng.choice([0.0, rng.random(), 1.0])
+    return np.array(colorsys.hsv_to_rgb(rng.random(), saturation, rng.random() ** 0.5))
+
+
+def _random_fill(rng: random.Random) -> np.ndarray:
+    """SIDE x SIDE x 3: one colour, a gradient, stripes or two halves."""
+    first, second = _random_colour(rng), _random_colour(rng)
+    turn = rng.uniform(0, 2 * math.pi)
+    rows, columns = np.mgrid[0:SIDE, 0:SIDE] / SIDE - 0.5
+    along = rows * math.sin(turn) + columns * math.cos(turn)
+    kind = rng.choices(["plain", "gradient", "stripes", "halves"], [0.6, 0.16, 0.14, 0.1])[0]
+    period = rng.uniform(0.15, 0.4)
+    mix = {
+        "plain": np.zeros_like(along),
+        "gradient": np.clip(along + 0.5, 0, 1),
+        "stripes": np.clip(np.sin(along * 2 * math.pi / period) * period * 20 + 0.5, 0, 1),
+        "halves": np.clip((along - rng.uniform(-0.25, 0.25)) * SIDE + 0.5, 0, 1),
+    }[kind]
+    return first + mix[..., None] * (second - first)
+
+
 # -- measuring ------------------------------------------------------------------------------------
 
 TEMPLATE_SIDE = 24
@@ -371,8 +428,8 @@ def _as_pixels(image: Image.Image | np.ndarray) -> np.ndarray:
 
 
 def _border_median(pixels: np.ndarray) -> np.ndarray:
-    edge = np.concatenate([pixels[:2].reshape(-1, 3), pixels[-2:].reshape(-1, 3), pixels[:, :2].reshape(-1, 3), pixels[:, -2:].reshape(-1, 3)])
-    return np.median(edge, axis=0)
+    edges = [pixels[:2], pixels[-2:], pixels[:, :2], pixels[:, -2:]]
+    return np.median(np.concatenate([edge.reshape(-1, 3) for edge in edges]), axis=0)
 
 
 def _tint_of(ground: np.ndarray) -> str:
@@ -466,21 +523,44 @@ def _best_template(mask: np.ndarray, alpha: np.ndarray) -> tuple[str, float]:
     return name, overlap
 
 
+def agreement(scenes: list[Scene], readings: list[Reading]) -> dict[str, float]:
+    """Part of the readings that agree with what was asked for, by attribute; place: of single shapes alone."""
+    pairs = list(zip(scenes, readings, strict=True))
+    single = [(s, r) for s, r in pairs if s.number == 1]
+    return {
+        "colour": _part(r.colour == colour_word(s.hue) for s, r in pairs),
+        "shape": _part(r.shape == s.shape for s, r in pairs),
+        "size": _part(r.size_word == size_word(s.size) for s, r in pairs),
+        "background": _part(r.background == background_word(s.brightness, s.tint) for s, r in pairs),
+        "number": _part(r.number == s.number for s, r in pairs),
+        "place": _part(r.place_words == place_words(s.x, s.y) for s, r in single),
+    }
+
+
+def _part(truths: Iterable[bool]) -> float:
+    found = list(truths)
+    return sum(found) / len(found) if found else 1.0
+
+
 # -- a new subject --------------------------------------------------------------------------------
 
 
 def subject_scenes(n: int, seed: int = 0) -> list[Scene]:
-    """Scenes with the subject alone, as varied as the world's own."""
-    rng = random.Random(seed)
-    scenes = []
+    """Scenes with the subject alone, as varied as the world's own but never small: its points need pixels.
+
+    The colours take turns.
+    """
+    rng, colours = random.Random(seed), list(HUES)
+    scenes: list[Scene] = []
     while len(scenes) < n:
         scene = replace(random_scene(rng), shape=SUBJECT)
-        if scene.number == 1:
+        its_turn = colour_word(scene.hue) == colours[len(scenes) % len(colours)]
+        if its_turn and scene.number == 1 and size_word(scene.size) != "small":
             scenes.append(scene)
     return scenes
 
 
-def write_dataset(folder: Path, n: int = 16, seed: int = 0) -> list[Path]:
+def write_dataset(folder: Path, n: int = 16, seed: int = 7) -> list[Path]:
     """Pictures of the subject with captions that begin with its trigger, in a folder `repeats_name`.
 
     The colour stands in a tag of its own, so that the trigger alone names the shape.
@@ -494,9 +574,3 @@ def write_dataset(folder: Path, n: int = 16, seed: int = 0) -> list[Path]:
         path.with_suffix(".txt").write_text(", ".join(words) + "\n", encoding="utf-8")
         written.append(path)
     return written
-
-
-WORDS: Callable[[], list[str]] = lambda: sorted(
-    {*COUNTS.values(), *HUES, *BASE_SHAPES, *SIZES, *BACKGROUNDS, *TINTS, "background", "dark", "bright"}
-    | {"left", "right", "top", "bottom", "center"}
-)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from library.util.header import Header
 from library.util.records import Cond, Target
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class TextSlot:
 
 @dataclass(frozen=True)
 class PadRule:
-    """How a conditioning tensor of differing length is padded in a batch: along ``dim`` with ``value``; dim None = fixed."""
+    """How a conditioning tensor of differing length is padded in a batch: along ``dim`` with ``value`` (None = fixed)."""
 
     dim: int | None = None
     value: float = 0.0
@@ -74,6 +75,8 @@ class FamilySpec:
     """save format -> programs that load it."""
     needs: tuple[str, ...] = ()
     sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
+    fragile_half_vae: bool = False
+    """True where the VAE overflows in fp16, so that a run in fp16 should keep it in fp32 (``--no_half_vae``)."""
 
 
 @dataclass
@@ -104,14 +107,6 @@ class LoadRequest:
     device: str = "cpu"
 
 
-@dataclass(frozen=True)
-class Header:
-    """A model file as its header tells: tensor name -> shape, and the metadata of a .safetensors."""
-
-    shapes: Mapping[str, tuple[int, ...]]
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
-
 class Family(Protocol):
     """The functions of a family's module. ``sd1.py`` is the example to read."""
 
@@ -124,6 +119,12 @@ class Family(Protocol):
 
     def matches_index(self, model_index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> bool:
         """The same for a diffusers folder: its model_index.json and its parts' config.json by part name."""
+
+    def hints(self, header: Header) -> dict[str, Any]:
+        """Options that a single file tells by its names and shapes (v2, v_parameterization, in_channels, ...)."""
+
+    def index_hints(self, model_index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """The same from a diffusers folder's configurations."""
 
     def base_version(self, options: Any) -> str:
         """kohya's ``ss_base_model_version`` (``sd_v1``)."""
@@ -138,6 +139,9 @@ class Family(Protocol):
 
     def adapter_targets(self, parts: Parts) -> list[Target]:
         """Every module that may carry an adapter, text encoders first, in kohya's order of creation."""
+
+    def extra_targets(self, parts: Parts) -> list[Target]:
+        """Modules that kohya's rule leaves out and presets by role may take: conv_in, conv_out, time embedding, ..."""
 
     def encode_image(self, parts: Parts, pixels_BCHW: torch.Tensor) -> torch.Tensor:
         """Pixels in [-1, 1] -> normalised latents, sampled from the VAE's posterior with torch's global generator."""
@@ -154,8 +158,9 @@ class Family(Protocol):
     def encode_text(self, parts: Parts, captions: list[str]) -> Cond:
         """Captions -> conditioning; gradients flow where a text encoder is trained."""
 
-    def size_cond(self, original_sizes: list[tuple[int, int]], crops: list[tuple[int, int]],
-                  target_size: tuple[int, int]) -> Cond:
+    def size_cond(
+        self, original_sizes: list[tuple[int, int]], crops: list[tuple[int, int]], target_size: tuple[int, int]
+    ) -> Cond:
         """Conditioning that follows from sizes alone (SDXL's time ids); {} elsewhere."""
 
     def schedule(self, options: Any, noise: Any) -> Schedule:
@@ -169,3 +174,5 @@ class Family(Protocol):
 
 
 FamilyFactory = Callable[[], Family]
+
+__all__ = ["Family", "FamilyFactory", "FamilySpec", "Header", "LoadRequest", "PadRule", "Parts", "TextSlot"]

@@ -72,7 +72,7 @@ def load(config: RunConfig, family: Family, device: torch.device, precision: Pre
 def set_attention(config: RunConfig, parts: Parts) -> None:
     """Switch the denoiser to the asked attention; SDPA, torch's own, needs nothing."""
     if config.machine.attention == "xformers":
-        from library.util.near import installed
+        from library.util.packages import installed
 
         if installed("xformers") and torch.cuda.is_available():
             parts.denoiser.enable_xformers_memory_efficient_attention()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 SeedBatch = Callable[[int], None]
 """Called with the global number of a batch (over all epochs and processes) before anything is drawn for it."""
@@ -54,3 +55,12 @@ def skip_uniform_draws(count: int, chunk: int = 1 << 24) -> None:
     buffer = torch.empty(min(chunk, count))
     for start in range(0, count, chunk):
         buffer[: min(chunk, count - start)].uniform_()
+
+
+def default_init_draws(model: Any) -> int:
+    """How many numbers torch draws to build a model's linear and convolution layers with their default weights."""
+    import torch
+
+    layers = (torch.nn.Linear, torch.nn.Conv2d)
+    return sum(parameter.numel() for module in model.modules() if isinstance(module, layers)
+               for parameter in module.parameters(recurse=False))

@@ -88,6 +88,8 @@ class Target:
     """True for modules that get an adapter only where ``conv_dim`` is given (resnets and samplers of a U-Net)."""
     block: int | None = None
     """Index of its block in kohya's block order (25 blocks for SD), for block dims and block learning rates."""
+    native: str | None = None
+    """Dotted path in the original checkpoint's spelling, for files in ComfyUI's format; None = the same as ``path``."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,316 @@
+"""``--dataset_config`` (TOML or JSON), or the folder flags -> DatasetConfig, with every fall-back applied.
+
+A value comes from the first of subset, data set, general table, flag, built-in default that has it; False, 0 and ""
+count as given, as in kohya.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from library.config.dataset_keys import DATASET, ELSEWHERE, GENERAL, KEYS, SUBSET, size, span
+from library.config.near_key import misspelt
+from library.config.run_config import DatasetPart, SubsetConfig
+from library.config.toml_text import SettingsText, read_settings
+from library.flags import Flags
+from library.util.records import Problem, UserError
+from library.util.secrets import mask
+
+SUBSET_FIELDS = {one.name: one for one in fields(SubsetConfig)}
+PATH_FIELDS = ("image_dir", "metadata_file", "conditioning_data_dir")
+DATASET_FIELDS = (
+    "batch_size",
+    "resolution",
+    "enable_bucket",
+    "min_bucket_reso",
+    "max_bucket_reso",
+    "bucket_reso_steps",
+    "bucket_no_upscale",
+    "validation_split",
+    "validation_seed",
+)
+
+
+@dataclass
+class DataReading:
+    """What the data description gave, and everything noticed on the way."""
+
+    notes: list[Problem] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def note(self, where: str, what: str, remedy: str = "", severity: str = "note") -> None:
+        self.notes.append(Problem(where, what, remedy, severity, "dataset_config"))
+
+    def stop(self, where: str, what: str, remedy: str) -> None:
+        self.problems.append(Problem(where, what, remedy, check="dataset_config"))
+
+
+def read_parts(path: Path, flags: Flags, reading: DataReading) -> tuple[DatasetPart, ...]:
+    """All data sets of a --dataset_config file; problems and notes go to ``reading``."""
+    if not path.is_file():
+        reading.stop("--dataset_config", f"there is no file {path}.", _near_files(path))
+        return ()
+    try:
+        text = read_settings(path)
+    except UserError as error:
+        reading.problems += error.problems
+        return ()
+    reading.notes += text.notes
+    for key in text.data:
+        if key not in ("general", "datasets"):
+            near = difflib.get_close_matches(key, ("general", "datasets"), n=1)
+            reading.stop(
+                text.at(key),
+                f"there is no table {mask(key)} in a data set file.",
+                f"Did you mean {near[0]}?"
+                if near
+                else "Settings stand under [general], [[datasets]] or [[datasets.subsets]]; "
+                "flags of the training belong in --config_file.",
+            )
+    general = _read_table(text, ("general",), text.data.get("general", {}), GENERAL, reading)
+    datasets = text.data.get("datasets", [])
+    if isinstance(datasets, dict):
+        reading.note(text.at("datasets"), "[[datasets.subsets]] without [[datasets]] above it is read as one data set")
+        datasets = [datasets]
+    if not datasets:
+        reading.stop(
+            path.name,
+            "there is no [[datasets]] in it.",
+            "Add [[datasets]] and below it [[datasets.subsets]] with image_dir.",
+        )
+    found = [_read_dataset(text, index, table, (general, flags), reading) for index, table in enumerate(datasets)]
+    parts = tuple(part for part in found if part is not None)
+    return _strengths(parts, text.data)
+
+
+def _near_files(path: Path) -> str:
+    names = (
+        [one.name for one in path.parent.iterdir() if one.suffix in (".toml", ".json")] if path.parent.is_dir() else []
+    )
+    close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
+    return (
+        f"Near it there is {', '.join(close)}."
+        if close
+        else "Check the path; a relative one counts from the folder in which the command runs."
+    )
+
+
+def _read_table(
+    text: SettingsText, keys: tuple[str | int, ...], values: Mapping[str, Any], level: str, reading: DataReading
+) -> dict[str, Any]:
+    """The values of one table by key, converted; unknown, misplaced and unreadable ones become problems."""
+    if not isinstance(values, Mapping):
+        reading.stop(
+            text.at(*keys),
+            f"{keys[-1]} is not a table.",
+            f"Write {level} on a line of its own, and its settings below.",
+        )
+        return {}
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        where = text.at(*keys, name)
+        if name == "subsets" and level == DATASET:
+            continue
+        key = KEYS.get(name)
+        if key is None:
+            reading.stop(where, f"there is no setting {mask(name)} in {level}.", _unknown(name))
+        elif level not in key.tables:
+            reading.stop(where, f"{name} does not belong in {level}.", f"Move it to {' or '.join(key.tables)}.")
+        elif value is None:
+            continue
+        else:
+            try:
+                found[name], understood = key.read(value)
+            except ValueError as error:
+                reading.stop(where, f"{name} = {mask(repr(value))} is not {error}.", f"Write {error}.")
+                continue
+            if understood:
+                reading.note(where, f"{name}: {mask(understood)}")
+    return found
+
+
+def _unknown(name: str) -> str:
+    if name in ELSEWHERE:
+        return f"Here it is called {ELSEWHERE[name]}."
+    near = misspelt(name, KEYS) or next(iter(difflib.get_close_matches(name, KEYS, n=1, cutoff=0.75)), None)
+    return f"Did you mean {near}?" if near else "Remove it; settings of the training belong in --config_file."
+
+
+def _read_dataset(
+    text: SettingsText, index: int, table: Mapping[str, Any], above: tuple[dict[str, Any], Flags], reading: DataReading
+) -> DatasetPart | None:
+    general, flags = above
+    keys = ("datasets", index)
+    own = _read_table(text, keys, table, DATASET, reading)
+    tables = table.get("subsets", []) if isinstance(table, Mapping) else []
+    if not isinstance(tables, list) or not tables:
+        reading.stop(
+            text.at(*keys), "this data set has no subsets.", "Add [[datasets.subsets]] with image_dir below it."
+        )
+        return None
+    subsets, modes = [], set()
+    for number, subset in enumerate(tables):
+        place = (*keys, "subsets", number)
+        values = _read_table(text, place, subset, SUBSET, reading)
+        modes.add(_mode(values))
+        _required(text.at(*place), values, flags, reading)
+        subsets.append(_subset(values, own, general, flags))
+    if len(modes) > 1:
+        reading.stop(
+            text.at(*keys),
+            f"subsets of different kinds stand in one data set ({', '.join(sorted(modes))}).",
+            "Give each kind a [[datasets]] of its own.",
+        )
+    return part(flags, own, general, subsets=tuple(subsets), where=text.at(*keys), reading=reading)
+
+
+def _mode(values: Mapping[str, Any]) -> str:
+    if "conditioning_data_dir" in values:
+        return "with conditioning_data_dir"
+    return "with metadata_file" if "metadata_file" in values else "with image_dir alone"
+
+
+def _required(where: str, values: Mapping[str, Any], flags: Flags, reading: DataReading) -> None:
+    if "image_dir" not in values and "metadata_file" not in values:
+        reading.stop(where, "this subset names no pictures.", "Add image_dir = 'folder'.")
+    if "conditioning_data_dir" in values and not flags["masked_loss"]:
+        reading.stop(
+            where,
+            "conditioning_data_dir holds loss masks, and --masked_loss is not on.",
+            "Add --masked_loss, or remove the key.",
+        )
+    if values.get("num_repeats", 1) < 1:
+        reading.stop(
+            where, f"num_repeats = {values['num_repeats']} leaves no pictures.", "Give 1 or more, or remove the subset."
+        )
+    if values.get("probability", 1.0) < 0:
+        reading.stop(where, f"probability = {values['probability']} is below 0.", "Give 0 or more; 1 is usual.")
+
+
+def fall_back(name: str, tables: tuple[Mapping[str, Any], ...], flags: Flags) -> Any:
+    """The first value that is there: the tables in order, then the flag; None where nobody has one."""
+    for one in tables:
+        if one.get(name) is not None:
+            return one[name]
+    flag = KEYS[name].flag
+    if flag is None:
+        return None
+    value = flags[flag or name]
+    if name == "caption_extension" and flags["caption_extention"] is not None:
+        return flags["caption_extention"]
+    if isinstance(value, str) and name == "face_crop_aug_range":
+        return span(value)[0]
+    return value
+
+
+def _subset(
+    values: Mapping[str, Any], own: Mapping[str, Any], general: Mapping[str, Any], flags: Flags
+) -> SubsetConfig:
+    chosen = {name: fall_back(name, (values, own, general), flags) for name in KEYS if name in SUBSET_FIELDS}
+    chosen |= {name: Path(chosen[name]) for name in PATH_FIELDS if chosen[name] is not None}
+    multiplier = fall_back("network_multiplier", (values, own, general), flags)
+    if chosen["slider_strength"] is None:
+        chosen["slider_strength"] = multiplier
+    chosen.setdefault("image_dir", None)
+    return SubsetConfig(**{name: value for name, value in chosen.items() if value is not None or name == "image_dir"})
+
+
+def template(flags: Flags) -> SubsetConfig:
+    """What the flags say about every folder of --train_data_dir and --reg_data_dir."""
+    masks = Path(flags["conditioning_data_dir"]) if flags["conditioning_data_dir"] and flags["masked_loss"] else None
+    return replace(_subset({}, {}, {}, flags), conditioning_data_dir=masks)
+
+
+def _strengths(parts: tuple[DatasetPart, ...], data: Mapping[str, Any]) -> tuple[DatasetPart, ...]:
+    """A subset without a strength beside others that have one: +1 with kohya's network_multiplier, else neutral."""
+    subsets = [subset for one in parts for subset in one.subsets]
+    if all(subset.slider_strength is None for subset in subsets):
+        return parts
+    absent = 1.0 if _holds(data, "network_multiplier") and not _holds(data, "slider_strength") else 0.0
+    return tuple(
+        replace(
+            one,
+            subsets=tuple(
+                replace(subset, slider_strength=absent) if subset.slider_strength is None else subset
+                for subset in one.subsets
+            ),
+        )
+        for one in parts
+    )
+
+
+def _holds(table: Any, key: str) -> bool:
+    if isinstance(table, Mapping):
+        return key in table or any(_holds(value, key) for value in table.values())
+    return isinstance(table, list) and any(_holds(value, key) for value in table)
+
+
+def part(
+    flags: Flags, *tables: Mapping[str, Any], subsets: tuple[SubsetConfig, ...], where: str, reading: DataReading
+) -> DatasetPart:
+    """One data set with its size and bucket rules, checked; limits that nobody chose make room for the resolution."""
+    values = {name: fall_back(name, tables, flags) for name in DATASET_FIELDS}
+    if values["resolution"] is None:
+        reading.stop(
+            where, "no resolution is given.", "Add --resolution=512,512 (1024,1024 for SDXL and later models)."
+        )
+        values["resolution"] = (512, 512)
+    elif isinstance(values["resolution"], str):
+        values["resolution"] = _flag_size(values["resolution"], reading)
+    chosen = {
+        name
+        for name in ("min_bucket_reso", "max_bucket_reso")
+        if flags.given(name) or any(name in one for one in tables)
+    }
+    _check_buckets(values, where, chosen, reading)
+    values["validation_split"] = values["validation_split"] or 0.0
+    return DatasetPart(subsets, **values)
+
+
+def _flag_size(typed: str, reading: DataReading) -> tuple[int, int]:
+    try:
+        return size(int(typed) if typed.strip().isdigit() else typed)[0]
+    except ValueError:
+        reading.stop(
+            "--resolution", f'"{typed}" is no size.', "Write --resolution=512 or --resolution=512,768 (width,height)."
+        )
+        return 512, 512
+
+
+def _check_buckets(values: dict[str, Any], where: str, chosen: set[str], reading: DataReading) -> None:
+    """kohya's rules for bucket sizes; mends a shortest or longest side that is only the default."""
+    width, height = values["resolution"]
+    if min(width, height) <= 0:
+        reading.stop(where, f"resolution {width}x{height} is not above 0.", "Write for example 512,512.")
+    if values["batch_size"] < 1:
+        reading.stop(where, f"batch size {values['batch_size']} is below 1.", "Give 1 or more.")
+    if not values["enable_bucket"] or values["bucket_no_upscale"]:
+        return
+    low, high = values["min_bucket_reso"], values["max_bucket_reso"]
+    if values["bucket_reso_steps"] < 1:
+        reading.stop(where, f"bucket_reso_steps {values['bucket_reso_steps']} is below 1.", "64 is usual.")
+        return
+    if low > min(width, height) and "min_bucket_reso" not in chosen:
+        values["min_bucket_reso"] = low = min(width, height)
+        reading.note(where, f"min_bucket_reso (not given) is set to {low} to hold the resolution {width}x{height}")
+    if high < max(width, height) and "max_bucket_reso" not in chosen:
+        values["max_bucket_reso"] = high = max(width, height)
+        reading.note(where, f"max_bucket_reso (not given) is set to {high} to hold the resolution {width}x{height}")
+    if low > min(width, height):
+        reading.stop(
+            where,
+            f"min_bucket_reso {low} is larger than the resolution's shorter side {min(width, height)}.",
+            f"Set --min_bucket_reso={min(width, height)} or less.",
+        )
+    if high < max(width, height):
+        reading.stop(
+            where,
+            f"max_bucket_reso {high} is smaller than the resolution's longer side {max(width, height)}.",
+            f"Set --max_bucket_reso={max(width, height)} or more.",
+        )
+    if low > high:
+        reading.stop(where, f"min_bucket_reso {low} is larger than max_bucket_reso {high}.", "Exchange them.")

@@ -1,0 +1,264 @@
+"""Flags -> RunConfig: every value decided once, with all contradictions reported together."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from library.config import sections
+from library.config.dataset_toml import DataReading, part, read_parts, template
+from library.config.rules import judge
+from library.config.run_config import DatasetConfig, ModelConfig, RunConfig
+from library.families import registry
+from library.families.interface import Family
+from library.flags import Flags, flags_of
+from library.util.records import Problem, UserError
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What a model's files tell: its family, and values of that family's options (``v_parameterization``, ...)."""
+
+    family: str
+    options: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[Problem, ...] = ()
+
+
+Detect = Callable[[str, Flags], Detected]
+"""(source as typed, flags) -> what it is; raises UserError where that cannot be told."""
+FamilyOf = Callable[[str], Family]
+
+
+def resolve(flags: Flags, detect: Detect, family_of: FamilyOf = registry.get) -> RunConfig:
+    """Decide every value of a run.
+
+    ``detect`` looks at the base model's files; ``family_of`` gives a family's module by name. Raises UserError with
+    every problem that the flags, the data description and the model's header show together. Notes go to
+    ``RunConfig.notes``.
+    """
+    found = list(judge(flags))
+    data, reading = _data(flags)
+    found += [*reading.problems, *reading.notes]
+    network, optimizer, schedule = (
+        make(flags, found) for make in (sections.network, sections.optimizer, sections.schedule)
+    )
+    model, family, origins = None, None, {name: flags.origin(name) for name in flags.values}
+    if flags["pretrained_model_name_or_path"]:
+        model, family = _model(flags, detect, family_of, origins, found)
+    if model is not None:
+        found += _against_model(flags, model, family, data)
+    seed = flags["seed"] if flags["seed"] is not None else random.SystemRandom().randrange(2**32)
+    if flags["seed"] is None:
+        found.append(
+            Problem("--seed", f"none is given; {seed} was drawn.", "Give it to repeat this run.", "note", "settings")
+        )
+        origins["seed"] = "drawn"
+    found += _announcements(flags)
+    if any(problem.severity == "stop" for problem in found):
+        raise UserError(*dict.fromkeys(problem for problem in (*flags.notes, *found) if problem.severity != "note"))
+    assert model is not None
+    return RunConfig(
+        script=flags.script,
+        model=model,
+        network=network,
+        optimizer=optimizer,
+        schedule=schedule,
+        loss=sections.loss(flags),
+        noise=sections.noise(flags),
+        data=data,
+        cache=sections.cache(flags),
+        loop=sections.loop(flags, seed),
+        machine=sections.machine(flags),
+        save=sections.save(flags),
+        sample=sections.sample(flags),
+        validation=sections.validation(flags),
+        log=sections.log(flags),
+        hub=sections.hub(flags),
+        dry_run=flags["dry_run"],
+        debug_dataset=flags["debug_dataset"],
+        origins=origins,
+        notes=tuple(dict.fromkeys((*flags.notes, *found))),
+    )
+
+
+def _model(
+    flags: Flags, detect: Detect, family_of: FamilyOf, origins: dict[str, str], found: list[Problem]
+) -> tuple[ModelConfig | None, Family | None]:
+    """The base model's section: a typed option wins over one found in its files, that over the script's default."""
+    source = flags["pretrained_model_name_or_path"]
+    try:
+        detected = detect(source, flags)
+        family = family_of(detected.family)
+    except UserError as error:
+        found += error.problems
+        return None, None
+    found += detected.notes
+    names = [one.name for one in fields(family.Options)]
+    options: dict[str, Any] = {}
+    for name in names:
+        if name in flags and (flags.given(name) or name not in detected.options):
+            options[name] = flags[name]
+        elif name in detected.options:
+            options[name] = detected.options[name]
+            origins[name] = "checkpoint"
+    for name in flags.changed():
+        if flags_of(flags.script)[name].served.kind == "family" and name not in names:
+            found.append(
+                Problem(
+                    f"--{name}",
+                    f"does not exist for {family.SPEC.title}, which the base model is.",
+                    "Leave it out, or check that the base model is the one you meant.",
+                    check="settings",
+                )
+            )
+    cache_dir = flags["tokenizer_cache_dir"]
+    return ModelConfig(
+        source=source,
+        family=detected.family,
+        options={name: value for name, value in options.items() if value is not None},
+        vae=flags["vae"] or None,
+        clip_skip=flags["clip_skip"] or None,
+        max_token_length=flags["max_token_length"],
+        tokenizer_cache_dir=Path(cache_dir) if cache_dir else None,
+        weighted_captions=flags["weighted_captions"],
+    ), family
+
+
+def _data(flags: Flags) -> tuple[DatasetConfig, DataReading]:
+    """The pictures' section: from --dataset_config, or from the folder flags with a template for the scan."""
+    reading = DataReading()
+    workers = flags["max_data_loader_n_workers"]
+    common = {
+        "dataset_class": flags["dataset_class"],
+        "kohya_order": flags["kohya_order"],
+        "workers": workers,
+        "persistent_workers": flags["persistent_data_loader_workers"] and workers > 0,
+    }
+    if flags["dataset_config"]:
+        path = Path(flags["dataset_config"])
+        config = DatasetConfig(read_parts(path, flags, reading), folder_mode=False, dataset_config=path, **common)
+    else:
+        config = _folders(flags, reading, common)
+    _check_subsets(flags, config, reading)
+    return config, reading
+
+
+def _folders(flags: Flags, reading: DataReading, common: dict[str, Any]) -> DatasetConfig:
+    folder, reg = (Path(flags[name]) if flags[name] else None for name in ("train_data_dir", "reg_data_dir"))
+    pattern = template(flags)
+    subsets = ()
+    if flags["in_json"]:
+        subsets = (
+            replace(
+                pattern, image_dir=folder, metadata_file=Path(flags["in_json"]), num_repeats=flags["dataset_repeats"]
+            ),
+        )
+    whole = part(flags, subsets=subsets, where="--resolution", reading=reading)
+    return DatasetConfig((whole,), train_data_dir=folder, reg_data_dir=reg, template=pattern, **common)
+
+
+def _check_subsets(flags: Flags, config: DatasetConfig, reading: DataReading) -> None:
+    """Options of subsets that caching makes impossible, and values out of range, with the subset's name."""
+    caches_latents = flags["cache_latents"] or flags["cache_latents_to_disk"]
+    caches_text = sections.caches_text(flags)
+    subsets = [subset for one in config.parts for subset in one.subsets]
+    for subset in subsets or [config.template]:
+        if subset is None:
+            continue
+        name = str(subset.image_dir or subset.metadata_file or "")
+        place = f" in subset {name}" if name else ""
+        if caches_latents and not config.folder_mode:
+            for option in ("color_aug", "random_crop"):
+                if getattr(subset, option):
+                    reading.stop("--cache_latents", f"cannot go with {option}{place}.", "Remove one of the two.")
+        moving = [
+            option
+            for option in ("shuffle_caption", "caption_dropout_rate", "token_warmup_step", "caption_tag_dropout_rate")
+            if getattr(subset, option)
+        ]
+        if caches_text and moving:
+            reading.stop(
+                "--cache_text_encoder_outputs",
+                f"needs captions that never change, but {' and '.join(moving)} "
+                f"{'is' if len(moving) == 1 else 'are'} on{place}.",
+                "Remove one of the two.",
+            )
+        if subset.token_warmup_min < 1 or subset.token_warmup_step < 0:
+            reading.stop(
+                "token_warmup",
+                f"token_warmup_min {subset.token_warmup_min}, token_warmup_step {subset.token_warmup_step}{place} "
+                "make no sense.",
+                "token_warmup_min is 1 or more, token_warmup_step 0 or more.",
+            )
+        for option in ("caption_dropout_rate", "caption_tag_dropout_rate"):
+            if not config.folder_mode and not 0 <= getattr(subset, option) <= 1:
+                reading.stop(
+                    "--dataset_config",
+                    f"{option} = {getattr(subset, option)}{place} makes no sense.",
+                    "Give a number between 0 and 1.",
+                )
+
+
+def _against_model(flags: Flags, model: ModelConfig, family: Family, data: DatasetConfig) -> list[Problem]:
+    """What the flags and the model's kind contradict."""
+    found = []
+    v_prediction = bool(model.options.get("v_parameterization"))
+    if flags["scale_v_pred_loss_like_noise_pred"] and not v_prediction:
+        found.append(
+            Problem(
+                "--scale_v_pred_loss_like_noise_pred",
+                "is for models that predict v, and this one does not.",
+                "Leave it out, or add --v_parameterization if the model does.",
+                check="settings",
+            )
+        )
+    if flags["v_pred_like_loss"] and v_prediction:
+        found.append(
+            Problem(
+                "--v_pred_like_loss",
+                "is for models that predict noise, and this one predicts v.",
+                "Leave it out.",
+                check="settings",
+            )
+        )
+    step = family.SPEC.bucket_step
+    for one in data.parts:
+        if one.enable_bucket and one.bucket_reso_steps > 0 and one.bucket_reso_steps % step:
+            found.append(
+                Problem(
+                    "--bucket_reso_steps",
+                    f"is {one.bucket_reso_steps}; {family.SPEC.title} needs a multiple of {step}.",
+                    f"Set --bucket_reso_steps={step}.",
+                    check="settings",
+                )
+            )
+    return found
+
+
+def _announcements(flags: Flags) -> list[Problem]:
+    """Defaults that people do not expect."""
+    found = []
+    if not flags["network_module"]:
+        found.append(
+            Problem(
+                "--network_module",
+                f"is not given; {sections.DEFAULT_MODULE} is used.",
+                "Give it to choose another adapter.",
+                "note",
+                "settings",
+            )
+        )
+    if not flags.given("max_train_steps") and not flags["max_train_epochs"]:
+        found.append(
+            Problem(
+                "--max_train_steps",
+                f"neither it nor --max_train_epochs is given; the default of {flags['max_train_steps']} steps holds.",
+                "Give one of them.",
+                "note",
+                "settings",
+            )
+        )
+    return found

@@ -1,0 +1,112 @@
+"""One value of a settings file -> a flag's value, with the tolerance that real files need and a note of it."""
+
+from __future__ import annotations
+
+import ast
+import shlex
+from pathlib import Path
+from typing import Any
+
+from library.flags.convert import NotUnderstood, convert
+from library.flags.flag import Flag, Number, boolean
+from library.util.secrets import mask
+
+UNSET = object()
+"""What an empty value means: as if the line were not there."""
+
+
+def understand(flag: Flag, value: Any) -> tuple[Any, str]:
+    """The flag's value and what was understood, "" where nothing had to be.
+
+    ``value`` is anything TOML or JSON holds. Gives UNSET for an empty value. Raises NotUnderstood.
+    """
+    if value is None or value == "":
+        return UNSET, ""
+    if flag.many:
+        return _many(flag, value)
+    if isinstance(value, list):
+        return _single(flag, value)
+    if isinstance(value, dict):
+        raise NotUnderstood("is a table where one value is expected", f"Write {flag.name} = value.")
+    if flag.is_switch:
+        return _switch(value)
+    return _scalar(flag, value)
+
+
+def _shown(flag: Flag, value: Any) -> str:
+    return "(hidden)" if flag.secret else mask(str(value))
+
+
+def _switch(value: Any) -> tuple[bool, str]:
+    if isinstance(value, bool):
+        return value, ""
+    if isinstance(value, int | float) and value in (0, 1):
+        return bool(value), f"{value} is read as {str(bool(value)).lower()}"
+    try:
+        found = boolean(str(value))
+    except ValueError:
+        raise NotUnderstood(f'"{mask(str(value))}" is neither true nor false', "Write true or false.") from None
+    return found, f'"{value}" is read as {str(found).lower()}'
+
+
+def _scalar(flag: Flag, value: Any) -> tuple[Any, str]:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool) and flag.type in (int, float, Number):
+        raise NotUnderstood(f"is {text} where a number is expected", "Write a number.")
+    found = convert(flag, text)
+    as_typed = flag.type in (str, Path) and str(found) == text
+    if as_typed or (
+        isinstance(value, int | float) and found == value and not (flag.type is int and isinstance(value, float))
+    ):
+        return found, ""
+    meaning = _shown(flag, found) if found is not None else "the default"
+    return found, f"{_quoted(value)} is read as {meaning}"
+
+
+def _quoted(value: Any) -> str:
+    return f'"{mask(value)}"' if isinstance(value, str) else str(value)
+
+
+def _single(flag: Flag, values: list[Any]) -> tuple[Any, str]:
+    """A list for a flag that takes one value: fine for sizes and ranges, and for a list of one."""
+    if flag.name in ("resolution", "face_crop_aug_range") and values:
+        text = ",".join(str(value) for value in values)
+        return text, f'{values} is read as "{text}"'
+    if len(values) == 1:
+        found, _ = understand(flag, values[0])
+        return found, f"a list of one is read as {_shown(flag, found)}"
+    if not values:
+        return UNSET, ""
+    raise NotUnderstood(f"is a list of {len(values)} where one value is expected", f"Write {flag.name} = value.")
+
+
+def _many(flag: Flag, value: Any) -> tuple[Any, str]:
+    note = ""
+    if isinstance(value, dict):
+        value = [f"{name}={setting}" for name, setting in value.items()]
+        note = f"a table is read as {value}"
+    elif isinstance(value, str):
+        value = _listed(value)
+        note = f"one text is read as the list {mask(str(value))}"
+    elif not isinstance(value, list):
+        value = [value]
+        note = f"a single value is read as the list {value}"
+    return [convert(flag, str(part)) for part in value if part is not None and str(part) != ""], note
+
+
+def _listed(text: str) -> list[Any]:
+    """A list written as one text: ``["a=1", "b=2"]`` or ``a=1 b=2``."""
+    if text.strip().startswith("["):
+        try:
+            found = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError):
+            raise NotUnderstood(
+                f"cannot be read as a list: {mask(text)}", 'Write ["name=value", "name=value"].'
+            ) from None
+        return list(found)
+    if "=" not in text:
+        return text.replace(",", " ").split()
+    lexer = shlex.shlex(text, posix=True)
+    lexer.whitespace_split = True
+    lexer.escape = ""
+    return list(lexer)

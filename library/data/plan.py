@@ -1,0 +1,108 @@
+"""What a scan finds: every picture with its size, caption and place, and what the metadata tells of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from library.config.run_config import DatasetConfig, DatasetPart, SubsetConfig
+from library.util.records import Problem
+
+from .buckets import BucketRules, Placement, Size
+
+
+@dataclass(frozen=True)
+class ScanRules:
+    """What the model's architecture decides about data."""
+
+    bucket_step: int = 64
+    """Sides of buckets must be multiples of this."""
+    cache_suffix: str = "_sd"
+    text_cache_suffix: str | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture."""
+
+    path: Path
+    size: Size
+    """(width, height) as it is trained on: turned upright where its EXIF says so."""
+    caption: str
+    """First line, or all lines where wildcards are on."""
+    part: int
+    subset: int
+    repeats: int
+    is_reg: bool
+    placement: Placement
+    strength: float | None = None
+    latents_file: Path | None = None
+    """Where its cached latents are or would be."""
+    mask_file: Path | None = None
+    """Conditioning picture whose red channel masks the loss."""
+    has_caption: bool = True
+
+
+@dataclass(frozen=True)
+class ScannedSubset:
+    """A folder with what was found in it."""
+
+    config: SubsetConfig
+    part: int
+    images: int
+    captioned: int = 0
+
+    @property
+    def name(self) -> str:
+        path = self.config.image_dir or self.config.metadata_file
+        return "" if path is None else path.name
+
+
+@dataclass(frozen=True)
+class DatasetPlan:
+    """All pictures of a run, sorted into buckets. Frozen and picklable: workers get it whole."""
+
+    config: DatasetConfig
+    parts: tuple[DatasetPart, ...]
+    subsets: tuple[ScannedSubset, ...]
+    items: tuple[Item, ...]
+    validation: tuple[Item, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    rules: tuple[BucketRules, ...] = ()
+    tag_frequency: dict[str, dict[str, int]] = field(default_factory=dict)
+    kohya_seed: int | None = None
+    """kohya's seed of the data order where the validation split drew numbers before it; None: the run's first draw."""
+
+    def of_part(self, part: int) -> list[int]:
+        """Indices of a part's items."""
+        return [index for index, item in enumerate(self.items) if item.part == part]
+
+    def images(self, part: int | None = None, reg: bool = False) -> int:
+        """Pictures times repeats."""
+        return sum(item.repeats for item in self.items
+                   if item.is_reg == reg and (part is None or item.part == part))
+
+    def reg_images(self, part: int) -> int:
+        """Regularisation pictures times the repeats of their folders, before they were balanced (kohya's count)."""
+        return sum(one.images * one.config.num_repeats for one in self.subsets if one.part == part and one.config.is_reg)
+
+    @property
+    def has_strengths(self) -> bool:
+        return any(item.strength is not None for item in self.items)
+
+    def validation_plan(self) -> DatasetPlan:
+        """The held-out pictures as a plan of their own."""
+        return replace(self, items=self.validation, validation=())
+
+    def bucket_counts(self, part: int) -> list[tuple[Size, int]]:
+        """((width, height), pictures times repeats) of every bucket in use, sorted by size."""
+        counts: dict[Size, int] = {}
+        for item in self.items:
+            if item.part == part:
+                counts[item.placement.bucket] = counts.get(item.placement.bucket, 0) + item.repeats
+        return sorted(counts.items())
+
+    def mean_ratio_error(self, part: int) -> float | None:
+        """Mean distance of the pictures' ratios from their buckets'; None without buckets."""
+        errors = [abs(item.placement.ratio_error) for item in self.items if item.part == part]
+        return sum(errors) / len(errors) if errors and self.parts[part].enable_bucket else None

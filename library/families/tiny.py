@@ -1,0 +1,64 @@
+"""Tiny random models for tests and dry runs, built from the configurations in ``assets/tiny/``."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from library.families import source
+
+
+def byte_characters() -> list[str]:
+    """The 256 characters by which byte-level vocabularies write bytes."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    return [chr(c) for c in printable] + [chr(256 + i) for i in range(256 - len(printable))]
+
+
+def clip_tokenizer(pad_token: str = "<|endoftext|>") -> Any:
+    """A CLIP tokenizer that spells every word in single letters: 514 tokens, no merges."""
+    from transformers import CLIPTokenizer
+
+    letters = byte_characters()
+    tokens = [*letters, *(c + "</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(
+        vocab={t: i for i, t in enumerate(tokens)}, merges=[], model_max_length=77, pad_token=pad_token
+    )
+
+
+def components(name: str, seed: int) -> dict[str, Any]:
+    """Every model of a tiny family by part name, with weights that depend on the seed alone; frozen, in eval mode.
+
+    The caller's random numbers are left untouched. ``scheduler`` comes as its configuration, tokenizers are left out.
+    """
+    import torch
+
+    table = source.asset(f"tiny/{name}.json")["components"]
+    built: dict[str, Any] = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for part, entry in table.items():
+            if part == "scheduler":
+                built[part] = entry["config"]
+            elif "kind" not in entry:
+                built[part] = _build(entry).requires_grad_(False).eval()
+                _mend(built[part])
+    return built
+
+
+def _build(entry: dict[str, Any]) -> Any:
+    library = importlib.import_module(entry["lib"])
+    made = library.__dict__.get(entry["class"]) or getattr(library, entry["class"])
+    if "config_class" not in entry:
+        return made(**entry["config"])
+    return made(getattr(library, entry["config_class"])(**entry["config"]))
+
+
+def _mend(module: Any) -> None:
+    """Give parameters that a constructor leaves uninitialised or all zero small random values: gradients must flow."""
+    import torch
+
+    with torch.no_grad():
+        for name, p in module.named_parameters():
+            if not torch.isfinite(p).all() or (p.dim() > 1 and not p.any()):
+                p.copy_(torch.randn_like(p) * 0.02)
+            assert torch.isfinite(p).all(), name

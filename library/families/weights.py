@@ -1,0 +1,236 @@
+"""Weights from files into modules: one tensor at a time, straight into the wanted type, nothing held twice.
+
+No file stays open or mapped afterwards, so a checkpoint can be replaced while it is in use (Windows), and peak memory
+is the weights themselves plus one tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from library.util.header import FileKind, Header, Place, join, read_header
+from library.util.records import Problem, UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+PREFERENCE = {"fp16": (".fp16", ""), "bf16": ("", ".bf16", ".fp16"), "fp32": ("", ".fp16", ".bf16")}
+"""Variants of a folder's weights by the type they are wanted in, best first."""
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """``fp32``, ``fp16``, ``bf16`` or a name of torch (``float8_e4m3fn``) -> torch.dtype."""
+    import torch
+
+    known = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "float": torch.float32}
+    return known.get(name) or torch.__dict__[name]
+
+
+def file_dtypes() -> dict[str, torch.dtype]:
+    """safetensors' type names -> torch.dtype."""
+    import torch
+
+    return {
+        "F64": torch.float64,
+        "F32": torch.float32,
+        "F16": torch.float16,
+        "BF16": torch.bfloat16,
+        "I64": torch.int64,
+        "I32": torch.int32,
+        "I16": torch.int16,
+        "I8": torch.int8,
+        "U8": torch.uint8,
+        "BOOL": torch.bool,
+        "F8_E4M3": torch.float8_e4m3fn,
+        "F8_E5M2": torch.float8_e5m2,
+    }
+
+
+class Reader:
+    """Reads tensors from their places; holds each file open, and one buffer for conversions, until it is closed."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self.files: dict[Path, BinaryIO] = {}
+        self.dtypes = file_dtypes()
+        self.scratch = torch.empty(0, dtype=torch.uint8)
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for file in self.files.values():
+            file.close()
+
+    def read(self, place: Place, dtype: torch.dtype | None = None, device: str = "cpu") -> torch.Tensor:
+        """One tensor; floating types become ``dtype`` where it is given. Raises UserError on a read error."""
+        import torch
+
+        stored = self.dtypes[place.dtype]
+        wanted = dtype if dtype is not None and stored.is_floating_point else stored
+        keep = wanted == stored and device == "cpu" and place.stride is None
+        raw = torch.empty(place.nbytes, dtype=torch.uint8) if keep else self._buffer(place.nbytes)
+        self._read_bytes(place, memoryview(raw.numpy()))
+        tensor = raw.view(stored)
+        tensor = tensor.view(place.shape) if place.stride is None else tensor.as_strided(place.shape, place.stride)
+        if keep:
+            return tensor
+        return torch.empty(place.shape, dtype=wanted, device=device).copy_(tensor)
+
+    def _buffer(self, size: int) -> torch.Tensor:
+        """Memory that is used again for every conversion: fresh memory costs more than the conversion itself."""
+        import torch
+
+        if len(self.scratch) < size:
+            self.scratch = torch.empty(size, dtype=torch.uint8)
+        return self.scratch[:size]
+
+    def _read_bytes(self, place: Place, view: memoryview) -> None:
+        try:
+            if place.path not in self.files:
+                self.files[place.path] = place.path.open("rb", buffering=0)
+            file = self.files[place.path]
+            file.seek(place.offset)
+            self._fill(file, view, place)
+        except OSError as error:
+            raise UserError(
+                Problem(
+                    str(place.path),
+                    f"cannot be read ({error.strerror or error}).",
+                    "Check the drive and that the file is still there.",
+                )
+            ) from error
+
+    @staticmethod
+    def _fill(file: BinaryIO, view: memoryview, place: Place) -> None:
+        done = 0
+        while done < len(view):
+            count = file.readinto(view[done : done + (1 << 28)])  # type: ignore[attr-defined]
+            if not count:
+                raise OSError(f"{place.path.name} ends too early")
+            done += count
+
+
+def empty(make: Callable[[], nn.Module]) -> nn.Module:
+    """Build a module without memory for its parameters; buffers are real. Draws no random numbers."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        return make()
+
+
+def fill(module: nn.Module, places: Mapping[str, Place], dtype: torch.dtype, device: str, what: str) -> Any:
+    """Read every parameter and persistent buffer of ``module`` from ``places`` (by its own names); frozen, eval mode.
+
+    Raises UserError naming ``what`` (a part, in words) where tensors are missing or have another shape.
+    """
+    wanted = {name: tuple(t.shape) for name, t in module.state_dict().items()}
+    _check(wanted, places, what)
+    with Reader() as reader:
+        for name in sorted(wanted, key=lambda n: (str(places[n].path), places[n].offset)):
+            tensor = reader.read(places[name], dtype, device).reshape(wanted[name])
+            _assign(module, name, tensor)
+    module.requires_grad_(False)
+    return module.to(device).eval()
+
+
+def _check(wanted: Mapping[str, tuple[int, ...]], places: Mapping[str, Place], what: str) -> None:
+    missing = [n for n in wanted if n not in places]
+    wrong = [n for n, shape in wanted.items() if n in places and _core(places[n].shape) != _core(shape)]
+    where = str(next((p.path for p in places.values()), what))
+    if missing:
+        raise UserError(
+            Problem(
+                where,
+                f"lacks {len(missing)} of {len(wanted)} tensors of {what} (the first: {missing[0]}).",
+                "The file is not a complete model of this kind. Choose the full checkpoint.",
+            )
+        )
+    if wrong:
+        name = wrong[0]
+        raise UserError(
+            Problem(
+                where,
+                f"{len(wrong)} tensors of {what} have another shape than this architecture's "
+                f"({name}: {list(places[name].shape)} instead of {list(wanted[name])}).",
+                "The file is of another architecture or a special version of it.",
+            )
+        )
+
+
+def _core(shape: Iterable[int]) -> tuple[int, ...]:
+    """A shape without axes of length 1: kernels of 1x1 and matrices are the same numbers."""
+    return tuple(n for n in shape if n != 1)
+
+
+def _assign(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    from torch import nn
+
+    path, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(path)
+    if leaf in owner._parameters:
+        owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+    else:
+        owner._buffers[leaf] = tensor
+
+
+def folder_weights(folder: Path, dtype: str = "fp32") -> Header:
+    """Header of the weights in one part's folder (``unet/``): .safetensors before .bin, whole or sharded, any variant.
+
+    Raises UserError where there are none or the file is damaged.
+    """
+    for path in candidates(folder, dtype):
+        if path.is_file():
+            return usable(read_header(path))
+    raise UserError(
+        Problem(
+            str(folder),
+            "holds no weights (no .safetensors and no .bin file).",
+            "The model folder is incomplete: copy or download it again.",
+        )
+    )
+
+
+def candidates(folder: Path, dtype: str) -> list[Path]:
+    """Names that a part's weights may have, best first."""
+    names = []
+    for ending in ("safetensors", "bin"):
+        for variant in PREFERENCE.get(dtype, PREFERENCE["fp32"]):
+            for stem in STEMS:
+                names += [
+                    f"{stem}{variant}.{ending}",
+                    f"{stem}.{ending}.index{variant}.json",
+                    f"{stem}{variant}.{ending}.index.json",
+                ]
+    return [folder / name for name in dict.fromkeys(names)]
+
+
+def usable(header: Header, where: str | None = None) -> Header:
+    """The header itself; UserError where the file is missing, damaged or contains code."""
+    if header.readable and header.kind != FileKind.GGUF:
+        return header
+    detail = "is a GGUF file: its weights are quantised and cannot be trained on" if header.readable else header.detail
+    raise UserError(Problem(where or str(header.path), f"{detail}.", REMEDIES.get(header.kind, "Choose another file.")))
+
+
+REMEDIES = {
+    FileKind.MISSING: "Check the path; relative paths start from the folder that the program was started in.",
+    FileKind.EMPTY: "Download it again.",
+    FileKind.CUT_OFF: "The download was cut off: download it again.",
+    FileKind.WEB_PAGE: "Open the link in a browser, log in if it asks for that, and download the file itself.",
+    FileKind.LFS_POINTER: "Run `git lfs pull` in its folder, or download the file itself.",
+    FileKind.UNSAFE: "Take the .safetensors version of this model; a .ckpt can run any program when it is opened.",
+    FileKind.UNREADABLE: "Choose a .safetensors or .ckpt checkpoint, or a diffusers folder.",
+    FileKind.GGUF: "Take the .safetensors version of this model (fp16 or bf16).",
+}
+
+
+def joined(headers: Iterable[Header]) -> Header:
+    """Several files as one."""
+    headers = list(headers)
+    return headers[0] if len(headers) == 1 else join(headers[0].path or Path(), headers)

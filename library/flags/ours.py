@@ -1,0 +1,51 @@
+"""Flags that kohya does not have. Their abbreviations never take one of kohya's away."""
+
+from __future__ import annotations
+
+from library.flags.flag import Flag, group
+
+FLAGS = group(
+    "Of this program",
+    Flag("dry_run", bool, False, "Show every setting with its origin, check everything, train nothing.", ours=True),
+    Flag(
+        "kohya_order",
+        bool,
+        False,
+        "Draw all random numbers in kohya's order, faults included, to compare runs.",
+        ours=True,
+    ),
+    Flag("epoch_digits", int, 6, "Digits of the epoch number in file names.", ours=True),
+    Flag(
+        "number_last",
+        bool,
+        False,
+        "Write the last file a second time with its number, for grids over epochs.",
+        ours=True,
+    ),
+    Flag(
+        "save_format",
+        default="kohya",
+        help="Spelling of the names in the LoRA file.",
+        choices=("kohya", "comfy", "diffusers"),
+        ours=True,
+    ),
+    Flag(
+        "slider_lora_target",
+        const="auto",
+        ours=True,
+        help="Put the LoRA on the layers that suit a slider and leave the text path alone; bare = auto, false = off.",
+        choices=(
+            "auto",
+            "visual",
+            "selfattn",
+            "noxattn",
+            "innoxattn",
+            "xattn",
+            "xattn-strict",
+            "full",
+            "simpletuner",
+            "true",
+            "false",
+        ),
+    ),
+)

@@ -1,0 +1,150 @@
+"""What shells and web pages do to a command line, recognised and where the meaning is plain mended.
+
+PowerShell turns ``512,512`` after a space into two words; a closing ``\\"`` lets a path swallow the flags behind it;
+web pages turn quotes and dashes into typographic ones; a continuation mark of another shell arrives as a word of its
+own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from library.flags.flag import Flag
+from library.flags.hidden import shown
+from library.util.records import Problem
+
+# Written as code points, for many of them look like a plain hyphen, comma or quote.
+DASHES = "\u2013\u2014\u2212\u2015\u2012\u2011"
+OPENING = "\u201c\u201e\u201f\u00ab\u2018\u201a\u201b"
+CLOSING = "\u201d\u201c\u00bb\u2019\u2018\u201b"
+MARKS = {"\\": "bash (Linux, macOS)", "^": "the Windows command prompt (cmd)", "`": "PowerShell"}
+_SWALLOWED = re.compile(r"[\"']\s+-{1,2}[A-Za-z]")
+_SIZE_PART = re.compile(r"^,?\s*\d+\s*,?(\s*\d+)?$")
+
+
+def candidates(word: str, table: dict[str, Flag]) -> list[str]:
+    """Flags that a typed ``--word`` may mean: an exact name, else kohya's of that prefix, else ours."""
+    name = word.removeprefix("--")
+    if name in table:
+        return [name]
+    found = [flag for flag in table.values() if flag.name.startswith(name)]
+    helps = ["help"] if "help".startswith(name) else []
+    kohya = [flag.name for flag in found if not flag.ours] + helps
+    return kohya or [flag.name for flag in found]
+
+
+@dataclass
+class Mended:
+    """The command line after mending, with what was noticed."""
+
+    tokens: list[str] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def note(self, where: str, what: str, remedy: str) -> None:
+        self.notes.append(Problem(where, what, remedy, "warn", "flags"))
+
+    def stop(self, where: str, what: str, remedy: str) -> None:
+        self.problems.append(Problem(where, what, remedy, check="flags"))
+
+
+def mend(argv: Iterable[str], table: dict[str, Flag]) -> Mended:
+    """Undo what a shell or a web page did to the words; what cannot be undone becomes a problem."""
+    result = Mended()
+    option = ""
+    for raw in argv:
+        token = _straight_dashes(raw, table, result)
+        if token.startswith("--") and len(token) > 2:
+            option, _, value = token.partition("=")
+            if "=" in token:
+                token = f"{option}={_clean_value(option, value, result)}"
+        elif _continues_value(token, result):
+            _join(token, result)
+            continue
+        elif _continues_resolution(token, option, result, table):
+            continue
+        else:
+            token = _clean_value(option or "command line", token, result)
+        result.tokens.append(token)
+    return result
+
+
+def _straight_dashes(token: str, table: dict[str, Flag], result: Mended) -> str:
+    if not token or (token[0] not in DASHES and not (token.startswith("-") and token[1:2] and token[1] in DASHES)):
+        return token
+    straight = "--" + token.lstrip(DASHES + "-")
+    if len(candidates(straight.split("=")[0], table)) != 1:
+        return token
+    result.note(
+        straight.split("=")[0], f'"{token[:1]}" is a typographic dash', f"It is read as {straight.split('=')[0]}."
+    )
+    return straight
+
+
+def _clean_value(where: str, value: str, result: Mended) -> str:
+    if _SWALLOWED.search(value):
+        kept = value[: _SWALLOWED.search(value).start()]
+        result.stop(
+            where,
+            f"the value swallowed the flags behind it: {shown(where, value)[:80]}",
+            "A backslash before the closing quote makes the quote part of the value. "
+            f'Write "{shown(where, kept)}" without the last '
+            "backslash.",
+        )
+        return kept
+    if value[:1] and value[0] in OPENING:
+        if len(value) > 1 and value[-1] in CLOSING:
+            result.note(
+                where, f"typographic quotes around {shown(where, value)}", f"It is read as {shown(where, value[1:-1])}."
+            )
+            return value[1:-1]
+        result.stop(
+            where,
+            f"typographic quotes in {shown(where, value)}: a shell does not know them, and the value fell apart",
+            'Type plain quotes (") instead of those copied from a web page.',
+        )
+        return value
+    if value.endswith('"') and not value.startswith('"'):
+        result.note(
+            where,
+            f"the value ends with a quote: {shown(where, value)}",
+            "The quote is left out; end a quoted path without a backslash.",
+        )
+        return value[:-1]
+    return value
+
+
+def _continues_value(token: str, result: Mended) -> bool:
+    """``--flag= value``: the word after an empty value belongs to it."""
+    last = result.tokens[-1] if result.tokens else ""
+    return last.startswith("--") and last.endswith("=") and bool(token.strip()) and not token.startswith("-")
+
+
+def _join(token: str, result: Mended) -> None:
+    option = result.tokens[-1].removesuffix("=")
+    result.note(
+        option, f"there is a space between {option}= and its value", f"It is read as {option}={shown(option, token)}."
+    )
+    result.tokens[-1] += token
+
+
+def _continues_resolution(token: str, option: str, result: Mended, table: dict[str, Flag]) -> bool:
+    """``--resolution 512 512`` and ``--resolution 768, 768``: two words for one value."""
+    if not option or candidates(option, table) != ["resolution"] or not _SIZE_PART.match(token):
+        return False
+    last = result.tokens[-1]
+    if last == option:
+        return False
+    before = last.partition("=")[2] if last.startswith("--") else last
+    if not _SIZE_PART.match(before) or not re.search(r"\d", before):
+        return False
+    joined = f"{before.strip().strip(',')},{token.strip().strip(',')}"
+    result.tokens[-1] = f"{option}={joined}" if last.startswith("--") else joined
+    result.note(
+        "--resolution",
+        f"the size came as separate words ({before} {token})",
+        f"It is read as {joined}; PowerShell and spaces after a comma split it, quotes keep it together.",
+    )
+    return True

@@ -1,0 +1,79 @@
+"""Checks of slider training: two directions, of equal weight, and a text encoder that is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from library.preflight.options import text_rates
+from library.preflight.registry import Context, check
+from library.util.records import Problem
+
+
+def is_slider(context: Context) -> bool:
+    """Tell a slider run: a target preset was asked for, or a subset has a strength."""
+    if context.config is None:
+        return False
+    subsets = [s for part in context.config.data.parts for s in part.subsets]
+    return bool(context.flag("slider_lora_target")) or any(s.slider_strength is not None for s in subsets)
+
+
+def strengths(context: Context) -> dict[Any, float]:
+    """Folder -> slider strength of the subsets that have one."""
+    assert context.config is not None
+    return {s.image_dir or s.metadata_file: s.slider_strength for part in context.config.data.parts for s in part.subsets
+            if s.slider_strength is not None}
+
+
+@check("slider_one_sign", level="files", needs=("config",))
+def check_signs(context: Context) -> Iterator[Problem]:
+    """A slider needs pictures of both directions."""
+    given = [s for s in strengths(context).values() if s]
+    if not is_slider(context) or not given:
+        return
+    if min(given) > 0 or max(given) < 0:
+        up = min(given) > 0
+        yield context.stop("slider_one_sign", "slider_strength", side="above" if up else "below",
+                           strengths=", ".join(f"{s:g}" for s in sorted(set(given))), opposite=f"{-max(given, key=abs):g}")
+
+
+@check("slider_zero", level="files", needs=("config",))
+def check_zero(context: Context) -> Iterator[Problem]:
+    """At strength 0 an adapter gets no gradient."""
+    for folder, strength in strengths(context).items():
+        if strength == 0:
+            yield context.warn("slider_zero", "slider_strength", folder=folder)
+
+
+@check("slider_text", level="files", needs=("config",))
+def check_text(context: Context) -> Iterator[Problem]:
+    """A slider leaves the text encoder alone."""
+    assert context.config is not None
+    if is_slider(context) and context.config.network.train_text_encoder and any(text_rates(context)):
+        yield context.warn("slider_text", "--text_encoder_lr", rate=", ".join(f"{r:g}" for r in text_rates(context)))
+
+
+@check("slider_steps", level="files", needs=("config",))
+def check_accumulation(context: Context) -> Iterator[Problem]:
+    """Accumulated batches should hold every direction."""
+    assert context.config is not None
+    values = strengths(context).values()
+    groups = len({(s > 0) - (s < 0) for s in values})
+    steps = context.config.loop.gradient_accumulation_steps
+    if is_slider(context) and groups > 1 and steps > 1 and steps % groups:
+        yield context.warn("slider_steps", "--gradient_accumulation_steps", steps=steps, groups=groups)
+
+
+@check("slider_unequal", level="data", needs=("config", "plan"))
+def check_balance(context: Context) -> Iterator[Problem]:
+    """Both directions should have equally many pictures, and enough of them."""
+    if not is_slider(context):
+        return
+    given = [item.strength for item in context.plan.items if item.strength]
+    positive, negative = sum(s > 0 for s in given), sum(s < 0 for s in given)
+    if not positive or not negative:
+        return
+    if max(positive, negative) > 1.5 * min(positive, negative):
+        yield context.note("slider_unequal", "slider_strength", positive=positive, negative=negative)
+    if min(positive, negative) < 4:
+        yield context.note("slider_few", "slider_strength", pairs=min(positive, negative))

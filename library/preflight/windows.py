@@ -1,0 +1,50 @@
+"""Checks of what only happens on Windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from library.preflight.registry import Context, check
+from library.util.records import Problem
+
+DLLS = ("vcruntime140.dll", "vcruntime140_1.dll", "msvcp140.dll")
+
+
+@check("windows_many_gpus", level="machine", row="F08")
+def check_windows_processes(context: Context) -> Iterator[Problem]:
+    """Several processes on Windows would need NCCL, which PyTorch does not have there."""
+    machine = context.machine
+    if machine.system != "Windows":
+        return
+    world = int(machine.env.get("WORLD_SIZE") or 1)
+    stored = str(machine.accelerate_config.get("distributed_type", "NO")).upper()
+    if world > 1 or stored in ("MULTI_GPU", "DEEPSPEED", "FSDP"):
+        yield context.stop("windows_many_gpus", "accelerate", path=machine.accelerate_config_path, world=max(world, 2))
+
+
+@check("visual_c_runtime", level="words", row="F47")
+def check_runtime(context: Context) -> Iterator[Problem]:
+    """PyTorch needs Microsoft's Visual C++ runtime."""
+    if context.machine.system == "Windows":
+        missing = [name for name in DLLS if not context.machine.system_files(name)]
+        if missing:
+            yield context.stop("visual_c_runtime", "Windows", missing=", ".join(missing))
+
+
+@check("store_python", level="words", row="F56")
+def check_store_python(context: Context) -> Iterator[Problem]:
+    """The Microsoft Store's Python keeps packages in a place that other programs cannot see."""
+    if context.machine.system == "Windows" and "WindowsApps" in context.machine.executable:
+        yield context.note("store_python", "Python", path=context.machine.executable)
+
+
+@check("page_file", level="machine", row="F28")
+def check_page_file(context: Context) -> Iterator[Problem]:
+    """Loader processes each load PyTorch's DLLs; without a page file Windows refuses (WinError 1455)."""
+    machine = context.machine
+    workers = context.flag("max_data_loader_n_workers") or 0
+    if machine.system != "Windows" or machine.memory_free is None or workers < 4 \
+            or not context.given("max_data_loader_n_workers"):
+        return
+    if machine.memory_free < (4 + 2 * workers) * 1024**3:
+        yield context.warn("page_file", "RAM", workers=workers, free=f"{machine.memory_free / 1024**3:.0f} GB")

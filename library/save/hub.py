@@ -1,0 +1,80 @@
+"""Upload of saved files and state folders to the Hugging Face hub.
+
+The token comes from the environment or as an argument, goes to the client and is kept nowhere else.
+"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from library.config.run_config import HubConfig
+from library.util.records import Problem, UserError
+from library.util.secrets import mask
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+logger = logging.getLogger(__name__)
+
+
+class Uploader:
+    """Sends files to one repository, at once or one after another in the background."""
+
+    def __init__(self, config: HubConfig, token: str | None = None):
+        """``token`` None: huggingface_hub's own order (HF_TOKEN, the cached login)."""
+        from huggingface_hub import HfApi
+
+        self._config = config
+        self._api: HfApi = HfApi(token=token)
+        self._pool = ThreadPoolExecutor(max_workers=1) if config.async_upload else None
+        self._pending: list[Future[None]] = []
+
+    def prepare(self) -> None:
+        """Make the repository unless it is there.
+
+        Raises UserError where the hub refuses: wrong token, no right to write, wrong name.
+        """
+        try:
+            self._api.create_repo(self._config.repo_id, repo_type=self._config.repo_type, exist_ok=True,
+                                  private=self._config.visibility == "private")
+        except Exception as error:
+            raise self._refused(error) from error
+
+    def upload(self, path: Path, in_repo: str | None = None) -> None:
+        """Send a file or a folder; a failure is logged and does not end the run."""
+        if self._pool is None:
+            self._send(path, in_repo)
+        else:
+            self._pending.append(self._pool.submit(self._send, path, in_repo))
+
+    def finish(self) -> None:
+        """Wait for what is still under way."""
+        for future in self._pending:
+            future.result()
+        self._pending.clear()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True)
+
+    def _send(self, path: Path, in_repo: str | None) -> None:
+        target = "/".join(part for part in (self._config.path_in_repo, in_repo or path.name) if part)
+        where: dict[str, Any] = {"repo_id": self._config.repo_id, "repo_type": self._config.repo_type,
+                                 "path_in_repo": target}
+        try:
+            if path.is_dir():
+                self._api.upload_folder(folder_path=str(path), **where)
+            else:
+                self._api.upload_file(path_or_fileobj=str(path), **where)
+        except Exception as error:
+            # The network and the hub are foreign; a run of hours must not end because an upload did.
+            logger.error("upload of %s to %s failed: %s", path.name, self._config.repo_id, mask(str(error)))
+        else:
+            logger.info("uploaded %s to %s", path.name, self._config.repo_id)
+
+    def _refused(self, error: Exception) -> UserError:
+        return UserError(Problem(f"--huggingface_repo_id {self._config.repo_id}", "the hub refused it "
+                                 f"({type(error).__name__}: {mask(str(error)).splitlines()[0]})",
+                                 "Log in with `hf auth login` or set HF_TOKEN to a token that may write to this "
+                                 "repository; check the name (user/repository)."))

@@ -1,0 +1,125 @@
+"""A training run from argv to the saved file: the ten stages, in order."""
+
+from __future__ import annotations
+
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from library.config.resolve import Detected, resolve
+from library.config.show import text as show_config
+from library.config.toml_file import read_command
+from library.data.plan import DatasetPlan, ScanRules
+from library.data.scan import scan
+from library.families import detect as detection, registry as families
+from library.families.interface import Family
+from library.flags import Flags
+from library.preflight import registry as preflight
+from library.util import frame, log as logs
+from library.util.records import Problem, UserError
+
+if TYPE_CHECKING:
+    from library.config.run_config import RunConfig
+
+    from .loop import Feed, Length
+    from .session import Session
+
+log = logging.getLogger(__name__)
+IS_MAIN = os.environ.get("RANK", "0") == "0"
+"""Whether this process is the one that speaks; others check silently."""
+
+
+def main(argv: Sequence[str] | None = None, script: str = "train_network.py") -> int:
+    """Run an entry script; returns its exit code. A user's mistake is shown in one frame, without a traceback."""
+    logs.prepare_environment()
+    logs.safe_streams()
+    try:
+        return run(list(sys.argv[1:] if argv is None else argv), script)
+    except UserError as error:
+        if IS_MAIN:
+            frame.show(error.problems)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+
+
+def run(argv: list[str], script: str) -> int:
+    """The ten stages of DESIGN: parse, resolve, preflight, scan, load, cache, attach, prepare, step, save."""
+    start = time.time()
+    checked = check(read_command(argv, script))
+    config, family, plan = checked.config, checked.family, checked.plan
+    if config.dry_run:
+        print(show_config(config))
+        return 0
+    logs.set_up(config.log.console_level, config.log.console_file, config.log.console_simple)
+    check_machine(checked)
+
+    from . import stages
+
+    config.save.output_dir.mkdir(parents=True, exist_ok=True)
+    material = stages.material(config, family, plan)
+    log.info("model loaded, %.1f s after the start", time.time() - start)
+    return stages.train(config, family, material, argv)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What stands after the checks that need no torch."""
+
+    config: RunConfig
+    family: Family
+    plan: DatasetPlan
+    context: preflight.Context
+
+
+def check(flags: Flags) -> Checked:
+    """Stages 2 to 4: decide everything, scan the pictures, run the cheap checks; all problems are shown together.
+
+    Raises UserError where one of them is a stop.
+    """
+    config, theirs = None, []
+    try:
+        config = resolve(flags, detect)
+        theirs = list(config.notes)
+    except UserError as error:
+        theirs = error.problems
+    plan = None
+    if config is not None:
+        spec = families.get(config.model.family).SPEC
+        plan = scan(config.data, ScanRules(spec.bucket_step, spec.cache_suffix, spec.text_cache_suffix))
+        theirs += plan.problems
+    context = preflight.context_of(flags, config=config, plan=plan)
+    tell(preflight.merge(preflight.run(context, preflight.CHEAP), theirs))
+    assert config is not None and plan is not None, "a stop has been raised"
+    return Checked(config, families.get(config.model.family), plan, context)
+
+
+def check_machine(checked: Checked) -> None:
+    """The checks that need torch, the network, or a trial in a process of its own."""
+    for levels in (("machine",), ("network",), ("probes",)):
+        tell(preflight.run(checked.context, levels))
+
+
+def tell(problems: list[Problem]) -> None:
+    """Show warnings and notes and go on, or raise all of them where one is a stop."""
+    if any(problem.severity == "stop" for problem in problems):
+        raise UserError(*problems)
+    if IS_MAIN and problems:
+        frame.show(problems)
+
+
+def detect(source: str, flags: Flags) -> Detected:
+    """What the base model's files tell, for ``resolve``; UserError where they are no base model that is known here."""
+    found = detection.identify(source)
+    where = "--pretrained_model_name_or_path"
+    if found.family is None:
+        raise UserError(Problem(where, f'"{source}" is {found.what}.', "Give a base model: a .safetensors or .ckpt "
+                                "checkpoint, a diffusers folder, or a hub id such as user/name."))
+    return Detected(found.family, dict(found.hints))

@@ -1,0 +1,169 @@
+"""Stages 5 to 10 as functions: what ``run`` calls once everything is decided and checked. Here torch is imported."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from library.config.run_config import RunConfig
+from library.config.show import to_json
+from library.data.loading import Feed, Pictures, Setting, Sources, step_plan
+from library.data.plan import DatasetPlan
+from library.families.interface import Family, Parts
+from library.report import trackers
+from library.report.final_words import final_words
+from library.sample.prompts import read_prompts
+from library.save.hub import Uploader
+from library.util import frame
+
+from . import facts, prepare, seeds
+from .loop import Length, LoopTools, run_loop
+from .objectives import denoise
+from .sampling import Sampling
+from .saving import Saving
+from .session import Session, decide_precision
+from .state import load_state
+from .telling import Telling
+from .validation import Validation
+from .watchers import Idle, Interrupt, Journal, ProgressLine
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What stages 5 and 6 leave: the loaded model, where batches come from, how long the run is."""
+
+    accelerator: Any
+    parts: Parts
+    plan: DatasetPlan
+    sources: Sources
+    length: Length
+
+
+def material(config: RunConfig, family: Family, plan: DatasetPlan) -> Material:
+    """Stages 5 and 6: load the model, fill the caches, free what is no longer needed."""
+    accelerator = prepare.open_accelerator(config)
+    processes = accelerator.num_processes
+    steps = step_plan(plan, config.loop, processes)
+    length = Length(steps.epochs, steps.steps, steps.batches, steps.accumulation, processes)
+    announce(config, plan, length)
+    seeds.seed_everything(config.loop.seed)
+    precision = decide_precision(config.machine, prepare.has_accelerator())
+    parts = prepare.load(config, family, accelerator.device, precision)
+    if config.loop.kohya_order:
+        seeds.skip_uniform_draws(seeds.default_init_draws(parts.denoiser))
+    sources = Sources()
+    return Material(accelerator, parts, plan, sources, length)
+
+
+def announce(config: RunConfig, plan: DatasetPlan, length: Length) -> None:
+    """The lines that people and front ends read before the first step; wording as kohya's."""
+    for one in plan.subsets:
+        what = "regularization" if one.config.is_reg else "train"
+        log.info("%s: %d images, %d repeats (%s)", one.name, one.images, one.config.num_repeats, what)
+    for part, (settings, rules) in enumerate(zip(plan.parts, plan.rules, strict=True)):
+        if rules.enabled:
+            table = ", ".join(f"{width}x{height}: {count}" for (width, height), count in plan.bucket_counts(part))
+            log.info("buckets at batch size %d: %s", settings.batch_size, table)
+    log.info("num train images * repeats: %d", plan.images())
+    log.info("num reg images: %d", sum(plan.reg_images(part) for part in range(len(plan.parts))))
+    log.info("num batches per epoch: %d", length.batches)
+    log.info("num epochs: %d", length.epochs)
+    log.info("gradient accumulation steps: %d", length.accumulation)
+    log.info("total optimization steps: %d", length.steps)
+
+
+def session(config: RunConfig, family: Family, made: Material) -> tuple[Session, Any]:
+    """Stages 7 and 8: hang the adapter on the model and make everything an object."""
+    if not config.loop.kohya_order:
+        seeds.seed_everything(seeds.derive(config.loop.seed, "adapter"))
+    network = prepare.attach(config, family, made.parts)
+    return prepare.prepare(config, family, made.parts, network, made.accelerator, made.length)
+
+
+def train(config: RunConfig, family: Family, made: Material, argv: list[str]) -> int:
+    """Stages 7 to 10: the adapter, the loop, the files; prints the last words."""
+    here, optimizer = session(config, family, made)
+    fingerprint = facts.fingerprint(config, made.length)
+    if config.loop.resume:
+        frame.show(load_state(here, Path(config.loop.resume), fingerprint, made.length))
+        log.info("resuming after step %d of %d", here.progress.step, made.length.steps)
+    model = facts.model_facts(config, family, made.parts)
+    saving = Saving(config, facts.run_facts(config, model, made.plan, optimizer, made.length), fingerprint, made.length,
+                    uploader(config))
+    telling = watch_and_tell(config, family, made, saving, argv)
+    tools = LoopTools(
+        objective=denoise, seed_batch=seed_policy(config), length=made.length,
+        watchers=watchers(config, made, saving, telling), max_grad_norm=config.optimizer.max_grad_norm,
+        scale_weight_norms=config.network.scale_weight_norms)
+    keep_config(config, telling.folder, made.accelerator.is_main_process)
+    run_loop(here, feed(config, made), tools)
+    if made.accelerator.is_main_process:
+        print("\n".join(final_words(telling.report)))
+    return 0
+
+
+def seed_policy(config: RunConfig) -> seeds.SeedBatch:
+    return seeds.running_stream if config.loop.kohya_order else seeds.derived_seeds(config.loop.seed)
+
+
+def uploader(config: RunConfig) -> Uploader | None:
+    """The hub's client, where files are to be uploaded; it finds the token in the environment."""
+    if config.hub is None:
+        return None
+    made = Uploader(config.hub, os.environ.get("HF_TOKEN"))
+    made.prepare()
+    return made
+
+
+def setting(config: RunConfig, length: Length) -> Setting:
+    return Setting(seed=config.loop.seed, max_steps=length.steps, batches=length.batches,
+                   batches_per_step=length.batches_per_step, prior_loss_weight=config.loss.prior_loss_weight,
+                   masked=config.loss.masked or any(subset.alpha_mask for part in config.data.parts for subset in part.subsets),
+                   upright=not config.loop.kohya_order)
+
+
+def feed(config: RunConfig, made: Material) -> Any:
+    """Batches for the loop."""
+    return Feed(Pictures(made.plan, setting(config, made.length), made.sources), made.accelerator.process_index,
+                made.accelerator.num_processes, config.data.workers, torch.cuda.is_available())
+
+
+def watch_and_tell(config: RunConfig, family: Family, made: Material, saving: Saving, argv: list[str]) -> Telling:
+    """The watcher that keeps the run's record, with the trackers."""
+    import time
+
+    sampling = Sampling(config, read_prompts(config.sample.prompts)) if config.sample.prompts else None
+    start = trackers.Start(log=config.log, config=dict(facts.plain_settings(config)) if config.log.log_config else {},
+                           when=time.localtime(), wandb_key=os.environ.get("WANDB_API_KEY"))
+    report = facts.report(config, family, made.plan, argv)
+    return Telling(report, trackers.create(start, made.accelerator.is_main_process), saving, sampling, made.length,
+                   config.save.output_dir / f"{config.save.output_name}-report",
+                   family.SPEC.loads_in.get(config.save.format, ()))
+
+
+def watchers(config: RunConfig, made: Material, saving: Saving, telling: Telling) -> tuple[Idle, ...]:
+    """Everything that happens around the steps, in the order in which it happens."""
+    found: list[Idle] = [ProgressLine(made.length.steps, made.length.epochs), Journal(telling.folder / "log.jsonl")]
+    if telling.sampling is not None:
+        found.append(telling.sampling)
+    found.append(saving)
+    if made.plan.validation:
+        held_out = Pictures(made.plan.validation_plan(), setting(config, made.length), made.sources)
+        seed = config.validation.seed if config.validation.seed is not None else config.loop.seed
+        found.append(Validation(config.validation, partial(Feed(held_out).epoch, 0), denoise, seed, telling.validated))
+    return (*found, telling, Interrupt())
+
+
+def keep_config(config: RunConfig, folder: Path, is_main: bool) -> None:
+    """Write the resolved run beside its report."""
+    if is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "run.json").write_text(to_json(config), encoding="utf-8")

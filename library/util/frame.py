@@ -1,0 +1,167 @@
+"""The frame in which problems are shown: plain text that a beginner can read and any console can print."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import textwrap
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+from library.util.records import Problem
+
+ORDER = {"note": 0, "warn": 1, "stop": 2}
+WORDS = {
+    "en": {"stop": "STOP", "warn": "WARNING", "note": "NOTE", "remedy": "What to do: ",
+           "title": "Before the training starts: {stops} to mend, {warns} to know",
+           "title_stop": "The training did not start: {stops} to mend", "title_warn": "Good to know before the training starts",
+           "last": "Not started. The cause: {where}: {what}", "more": " (and {more} more above)",
+           "wrapper": "(The lines about a \"non-zero exit status\" below come from accelerate and add nothing.)"},
+    "ja": {"stop": "中止", "warn": "警告", "note": "メモ", "remedy": "対処: ",
+           "title": "学習を始める前の確認: 要修正 {stops} 件、注意 {warns} 件",
+           "title_stop": "学習を開始できませんでした: 要修正 {stops} 件", "title_warn": "学習開始前のお知らせ",
+           "last": "開始できませんでした。原因: {where}: {what}", "more": " (ほか {more} 件は上にあります)",
+           "wrapper": "(この下に出る accelerate の \"non-zero exit status\" は、終了したという知らせだけで、原因ではありません。)"},
+}
+
+
+@dataclass(frozen=True)
+class Box:
+    """The characters of a frame."""
+
+    line: str
+    thin: str
+    left: str
+    corners: str
+    """Upper left, lower left, tee."""
+
+
+BOX = Box("━", "─", "┃", "┏┗┠")
+ASCII = Box("=", "-", "|", "+++")
+
+
+def columns(text: str) -> int:
+    """Width of a text in console columns; East Asian wide characters take two."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Break a text into lines of at most ``width`` columns; Japanese may break anywhere, other text between words.
+
+    A word that is longer than a line (a path) is left whole, so that it can be copied.
+    """
+    lines: list[str] = []
+    for paragraph in text.splitlines() or [""]:
+        if columns(paragraph) == len(paragraph):
+            lines += textwrap.wrap(paragraph, width, break_long_words=False, break_on_hyphens=False) or [""]
+            continue
+        line = ""
+        for piece in _pieces(paragraph):
+            if line and columns(line) + columns(piece) > width:
+                lines.append(line.rstrip())
+                line = piece.lstrip()
+            else:
+                line += piece
+        lines.append(line)
+    return lines
+
+
+def _pieces(text: str) -> list[str]:
+    """Split where a line may be broken: after each wide character and after spaces, but not before closing signs."""
+    pieces: list[str] = []
+    for c in text:
+        wide = columns(c) == 2
+        if pieces and (c in "、。」』）)・ー" or (not wide and columns(pieces[-1][-1]) == 1 and pieces[-1][-1] != " ")):
+            pieces[-1] += c
+        else:
+            pieces.append(c)
+    return pieces
+
+
+def render(problems: Sequence[Problem], width: int = 96, language: str = "en", ascii_only: bool = False) -> str:
+    """Lay problems out in a frame of ``width`` columns, worst last; "" where there are none."""
+    if not problems:
+        return ""
+    box = ASCII if ascii_only else BOX
+    words = WORDS[language]
+    stops = sum(p.severity == "stop" for p in problems)
+    warns = len(problems) - stops
+    key = "title" if stops and warns else "title_stop" if stops else "title_warn"
+    lines = [f"{box.corners[0]}{box.line * 2} {words[key].format(stops=stops, warns=warns)} "]
+    lines[0] += box.line * max(0, width - columns(lines[0]))
+    for number, problem in enumerate(sorted(problems, key=lambda p: ORDER[p.severity])):
+        if number:
+            lines.append(box.corners[2] + box.thin * (width - 1))
+        lines += [f"{box.left} {line}".rstrip() for line in _entry(problem, words, width - 2)]
+    lines.append(box.corners[1] + box.line * (width - 1))
+    return "\n".join(lines)
+
+
+def _entry(problem: Problem, words: dict[str, str], width: int) -> list[str]:
+    """The lines of one problem: a head with the place, what is wrong, what to do."""
+    lines = wrap(f"{words[problem.severity]}  {problem.where}", width)
+    lines += [f"   {line}" for line in wrap(problem.what, width - 3)]
+    if problem.remedy:
+        lines += [f"   {line}" for line in wrap(words["remedy"] + problem.remedy, width - 3)]
+    return lines
+
+
+def last_line(problems: Sequence[Problem], language: str = "en", launched: bool | None = None) -> str:
+    """Repeat the first stop in one line, the last thing before exit; "" where nothing stops the run."""
+    stops = [p for p in problems if p.severity == "stop"]
+    if not stops:
+        return ""
+    words = WORDS[language]
+    line = words["last"].format(where=stops[0].where, what=" ".join(stops[0].what.split()))
+    line += words["more"].format(more=len(stops) - 1) if len(stops) > 1 else ""
+    if launched if launched is not None else "ACCELERATE_MIXED_PRECISION" in os.environ:
+        line += "\n" + words["wrapper"]
+    return line
+
+
+def printable(text: str, encoding: str | None) -> str:
+    """Replace what an encoding cannot hold: frame and typographic signs by ASCII, anything else by ``?``."""
+    try:
+        text.encode(encoding or "ascii")
+        return text
+    except (UnicodeEncodeError, LookupError):
+        for sign, plain in {"—": "-", "–": "-", "…": "...", "“": '"', "”": '"', "’": "'", "×": "x"}.items():
+            text = text.replace(sign, plain)
+        try:
+            return text.encode(encoding or "ascii", "replace").decode(encoding or "ascii")
+        except LookupError:
+            return text.encode("ascii", "replace").decode("ascii")
+
+
+def can_show(sample: str, encoding: str | None) -> bool:
+    """Tell whether a stream's encoding has all characters of a text."""
+    try:
+        sample.encode(encoding or "ascii")
+        return True
+    except (UnicodeEncodeError, LookupError):
+        return False
+
+
+def show(problems: Iterable[Problem], stream: TextIO | None = None, language: str | None = None,
+         launched: bool | None = None) -> None:
+    """Print problems in a frame, worst last, and repeat the cause of a stop as the very last line.
+
+    Never raises UnicodeEncodeError: the frame falls back to ASCII, and Japanese to English words of the frame, where
+    the stream's encoding lacks them. ``launched`` tells whether accelerate started the program (None: look).
+    """
+    problems = list(problems)
+    if not problems:
+        return
+    stream = sys.stderr if stream is None else stream
+    encoding = stream.encoding
+    language = language or "en"
+    if not can_show(WORDS[language]["last"], encoding):
+        language = "en"
+    width = max(60, min(110, shutil.get_terminal_size((96, 24)).columns - 1))
+    text = render(problems, width, language, ascii_only=not can_show("━┃┏┗┠─", encoding))
+    last = last_line(problems, language, launched)
+    stream.write(printable(f"\n{text}\n{last}\n" if last else f"\n{text}\n", encoding))
+    stream.flush()

@@ -1,0 +1,84 @@
+"""Logging for programs that people watch: INFO lines on stderr, in any console, with anything secret masked."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TextIO
+
+from library.util.secrets import mask
+
+QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "filelock", "PIL", "matplotlib", "xformers", "triton", "fsspec",
+         "huggingface_hub.utils._http")
+"""Libraries whose chatter below WARNING (or below ERROR: xformers, triton) says nothing about the training."""
+
+
+class MaskingFormatter(logging.Formatter):
+    """A formatter whose output holds no token or key, wherever in the record it came from."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return mask(super().format(record))
+
+
+class SafeHandler(logging.StreamHandler):
+    """A stream handler that never fails on a character: what the console cannot show is replaced."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record) + self.terminator
+            encoding = self.stream.encoding or "utf-8"
+            try:
+                self.stream.write(line.encode(encoding, "replace").decode(encoding))
+            except LookupError:
+                self.stream.write(line.encode("ascii", "replace").decode("ascii"))
+            self.flush()
+        except (OSError, ValueError):
+            self.handleError(record)
+
+
+def safe_streams() -> None:
+    """Make stdout and stderr replace what their encoding lacks, so that no print can end a run.
+
+    The encoding itself stays: a console in cp932 shows cp932. Streams that other programs put in place (notebooks)
+    have no ``reconfigure`` and are left alone.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def prepare_environment() -> None:
+    """Set what libraries read from the environment at import, unless the user set it: no symlink warning on Windows."""
+    if os.name == "nt":
+        os.environ.setdefault("HF_HUB_DISABLE_SYMLINKS_WARNING", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def set_up(level: str = "INFO", file: Path | None = None, simple: bool = False, stream: TextIO | None = None) -> logging.Handler:
+    """Send log lines to stderr, or to ``file`` in UTF-8, and return the handler in use.
+
+    ``simple`` leaves out time and place (``--console_log_simple``); ``level`` is a name such as DEBUG
+    (``--console_log_level``). Calling it again replaces the handler of the call before.
+    """
+    safe_streams()
+    handler: logging.Handler
+    if file is not None:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(file, mode="a", encoding="utf-8", errors="replace")
+    else:
+        handler = SafeHandler(sys.stderr if stream is None else stream)
+    line = "%(message)s" if simple else "%(asctime)s %(levelname)-7s %(message)s  [%(filename)s:%(lineno)d]"
+    handler.setFormatter(MaskingFormatter(line, datefmt="%Y-%m-%d %H:%M:%S"))
+    handler.set_name("trainer")
+    root = logging.getLogger()
+    for old in [h for h in root.handlers if h.get_name() == "trainer"]:
+        root.removeHandler(old)
+        old.close()
+    root.addHandler(handler)
+    root.setLevel(level)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR if name in ("xformers", "triton") else logging.WARNING)
+    return handler

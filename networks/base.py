@@ -1,0 +1,437 @@
+"""What every adapter is: a module that hangs on one layer of the model, and the network that holds them all.
+
+An adapter's file adds a subclass of ``Adapter`` (its tensors and its delta) and a ``Kind`` (its name and options); the
+network, its files, parameter groups, merging and switching are here and the same for all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from library.util.records import Problem, Target, UserError
+from library.util.tensorfile import read_tensors, write_tensors
+from networks import keys
+from networks.groups import GroupPlan, param_groups
+from networks.ranks import Rank
+
+
+class Strength:
+    """The adapter's multiplier, one for the whole network, read at every call: a float or a 0-dim tensor."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: float | torch.Tensor = 1.0):
+        self.value = value
+
+
+@dataclass(frozen=True)
+class Dropouts:
+    """Probabilities of leaving out, while training: single values of the rank space, whole ranks, whole modules."""
+
+    neuron: float | None = None
+    rank: float | None = None
+    module: float | None = None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an adapter module is made from, beside its target."""
+
+    rank: Rank
+    dropouts: Dropouts = Dropouts()
+    options: Any = None
+    """The kind's options record."""
+
+
+class Adapter(nn.Module):
+    """One adapter on one layer of the model.
+
+    It takes the place of the layer's ``forward`` and calls the original: the layer's weights stay where they are and
+    are never read for the forward pass, so quantised layers serve as well.
+    """
+
+    def __init__(self, target: Target, setup: Setup, strength: Strength):
+        super().__init__()
+        self.lora_name = target.name
+        self.target = target
+        # In a tuple, so that torch does not take the model's layer for a part of the adapter.
+        self._layer = (target.module,)
+        self._strength = strength
+        self._original: Callable[..., torch.Tensor] | None = None
+        self._was_instance_attribute = False
+        self._plain_layer = type(target.module) in (nn.Linear, nn.Conv2d)
+        self.enabled = True
+        self.dropouts = setup.dropouts
+        self.lora_dim = setup.rank.dim
+        self.scale = setup.rank.alpha / setup.rank.dim
+        self.register_buffer("alpha", torch.tensor(float(setup.rank.alpha)))
+
+    def delta(self, x: torch.Tensor, factor: float | torch.Tensor) -> torch.Tensor:
+        """What the adapter adds to the layer's output for this input, times ``factor`` (multiplier and scale)."""
+        raise NotImplementedError
+
+    def delta_weight(self) -> torch.Tensor:
+        """The change of the layer's weight at multiplier 1, in the weight's shape, fp32."""
+        raise NotImplementedError
+
+    @property
+    def layer(self) -> nn.Module:
+        """The model's layer this adapter hangs on."""
+        return self._layer[0]
+
+    @property
+    def multiplier(self) -> float | torch.Tensor:
+        return self._strength.value
+
+    @multiplier.setter
+    def multiplier(self, value: float | torch.Tensor) -> None:
+        self._strength.value = value
+
+    def apply_to(self) -> None:
+        """Hang the adapter on its layer."""
+        assert self._original is None, f"{self.lora_name} is applied already"
+        self._was_instance_attribute = "forward" in self.layer.__dict__
+        self._original = self.layer.forward
+        self.layer.forward = self.forward
+
+    def remove(self) -> None:
+        """Give the layer its own forward back; adapters that were applied later must have been removed before."""
+        if self._original is None:
+            return
+        assert self.layer.forward == self.forward, f"{self.lora_name}: another adapter was applied on top"
+        if self._was_instance_attribute:
+            self.layer.forward = self._original
+        else:
+            del self.layer.forward
+        self._original = None
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        out = self._original(x, *args, **kwargs)
+        if not self.enabled or self._is_left_out():
+            return out
+        strength = self._strength.value
+        if strength.__class__ is not torch.Tensor and strength == 0 and not torch.is_grad_enabled():
+            return out
+        return self.joined(out, x, strength * self.scale)
+
+    def joined(self, out: torch.Tensor, x: torch.Tensor, factor: float | torch.Tensor) -> torch.Tensor:
+        """The layer's output with the adapter's added. May write into ``out`` where that is safe."""
+        delta = self.delta(x, factor)
+        if delta.dtype != out.dtype:
+            delta = delta.to(out.dtype)
+        return out.add_(delta) if self._owns(out) else out + delta
+
+    def _owns(self, out: torch.Tensor) -> bool:
+        """Whether ``out`` may be overwritten: a torch layer made it just now and needs no output for its gradient.
+
+        A view is left alone: writing into one costs autograd more copies than it saves.
+        """
+        return self._plain_layer and not out._is_view()
+
+    def _is_left_out(self) -> bool:
+        p = self.dropouts.module
+        return p is not None and self.training and bool(torch.rand(1) < p)
+
+    @torch.no_grad()
+    def merge(self, dtype: torch.dtype | None = None, device: Any = None) -> None:
+        """Add the change to the layer's weight for good, at the present multiplier; computed in fp32."""
+        weight = self.layer.weight
+        change = self.delta_weight().to(device or weight.device) * self._strength.value
+        merged = weight.detach().to(change.device, torch.float32) + change.reshape(weight.shape)
+        weight.data.copy_(merged if dtype is None else merged.to(dtype))
+
+    def fixed_parameters(self) -> Iterable[nn.Parameter]:
+        """Parameters that are saved but never trained."""
+        return ()
+
+    def norm(self) -> torch.Tensor:
+        """Frobenius norm of the change of weight, as a 0-dim tensor; subclasses know a cheaper way."""
+        return self.delta_weight().norm()
+
+    def shrink(self, ratio: torch.Tensor) -> None:
+        """Scale the change of weight by a 0-dim factor, in place."""
+        raise NotImplementedError
+
+
+def sizes_of(layer: nn.Module) -> tuple[int, int]:
+    """(inputs, outputs) of a layer: of torch's own, or of any that calls them in_features and out_features.
+
+    Layers of quantisation libraries are foreign: they keep to torch's attribute names, nothing else is asked of them.
+    """
+    if isinstance(layer, nn.Conv2d):
+        return layer.in_channels, layer.out_channels
+    return layer.in_features, layer.out_features
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One sort of adapter."""
+
+    name: str
+    adapter: type[Adapter]
+    options: type
+    """Dataclass of the ``--network_args`` it takes."""
+    plus_marks: tuple[str, ...] = ()
+    """Parts of parameter names that LoRA+ trains faster."""
+
+
+@dataclass(frozen=True)
+class NetworkPlan:
+    """Everything a network is made from."""
+
+    kind: Kind
+    targets: Sequence[Target]
+    ranks: Mapping[str, Rank]
+    dropouts: Dropouts = Dropouts()
+    options: Any = None
+    groups: GroupPlan = field(default_factory=GroupPlan)
+    multiplier: float = 1.0
+
+
+@dataclass(frozen=True)
+class LoadInfo:
+    """Outcome of loading a file: modules of the network the file does not have, and the other way round."""
+
+    missing: tuple[str, ...]
+    unknown: tuple[str, ...]
+    loaded: int
+
+    def __str__(self) -> str:
+        words = f"{self.loaded} modules loaded"
+        if self.missing:
+            words += f", {len(self.missing)} not in the file ({self.missing[0]}, ...)"
+        if self.unknown:
+            words += f", {len(self.unknown)} of the file's not in this model ({self.unknown[0]}, ...)"
+        return words
+
+
+class AdapterNetwork(nn.Module):
+    """All adapters of a model: kohya's network contract over any kind of adapter.
+
+    Parameters and buffers are registered under the file's own keys, so ``state_dict()`` is what is saved.
+    """
+
+    def __init__(self, plan: NetworkPlan):
+        super().__init__()
+        self.plan = plan
+        self._strength = Strength(plan.multiplier)
+        self.names = keys.Names.of(plan.targets)
+        chosen = [t for t in plan.targets if t.name in plan.ranks]
+        _refuse_doubles(chosen)
+        for target in chosen:
+            setup = Setup(plan.ranks[target.name], plan.dropouts, plan.options)
+            self.add_module(target.name, plan.kind.adapter(target, setup, self._strength))
+
+    # ------------------------------------------------------------------------------------------------- its members
+
+    @property
+    def adapters(self) -> list[Adapter]:
+        """Every adapter, text encoders first."""
+        return list(self.children())
+
+    @property
+    def text_encoder_loras(self) -> list[Adapter]:
+        return [a for a in self.adapters if a.target.root != "denoiser"]
+
+    @property
+    def unet_loras(self) -> list[Adapter]:
+        return [a for a in self.adapters if a.target.root == "denoiser"]
+
+    # ------------------------------------------------------------------------------------------------- its strength
+
+    @property
+    def multiplier(self) -> float | torch.Tensor:
+        return self._strength.value
+
+    @multiplier.setter
+    def multiplier(self, value: float | torch.Tensor) -> None:
+        self._strength.value = value
+
+    def set_multiplier(self, multiplier: float | torch.Tensor) -> None:
+        """Set the strength of every adapter; it acts from the next call on."""
+        self._strength.value = multiplier
+
+    @contextlib.contextmanager
+    def at(self, multiplier: float | torch.Tensor) -> Iterator[AdapterNetwork]:
+        """Within this context the network has another strength."""
+        before = self._strength.value
+        self._strength.value = multiplier
+        try:
+            yield self
+        finally:
+            self._strength.value = before
+
+    def set_enabled(self, is_enabled: bool) -> None:
+        """Switch all adapters on or off; off, the model computes as if there were none."""
+        for adapter in self.adapters:
+            adapter.enabled = is_enabled
+
+    # ------------------------------------------------------------------------------------------------- on the model
+
+    def apply_to(self, text_encoder: Any = None, unet: Any = None, apply_text_encoder: bool = True,
+                 apply_unet: bool = True) -> None:
+        """Hang the adapters on the model; those of parts that are not wanted are dropped for good.
+
+        The modules to hang on are known since creation; the two models are arguments because kohya's contract has them.
+        """
+        for adapter in self.adapters:
+            wanted = apply_unet if adapter.target.root == "denoiser" else apply_text_encoder
+            if wanted:
+                adapter.apply_to()
+            else:
+                delattr(self, adapter.lora_name)
+
+    def remove(self) -> None:
+        """Take the adapters off the model again."""
+        for adapter in reversed(self.adapters):
+            adapter.remove()
+
+    def is_mergeable(self) -> bool:
+        """Whether the layers hold plain weights that a change can be added to."""
+        return all(_is_plain(a.layer) for a in self.adapters)
+
+    def merge_to(self, text_encoder: Any = None, unet: Any = None, weights_sd: Mapping | None = None,
+                 dtype: torch.dtype | None = None, device: Any = None) -> None:
+        """Add the weights of a file (or the network's own) to the model for good, at the present multiplier.
+
+        Only modules that the file has are merged. Raises UserError where the base is quantised.
+        """
+        if not self.is_mergeable():
+            raise UserError(Problem("--base_weights", "the model's layers are quantised: nothing can be merged into it",
+                                    "Merge the file into an unquantised model first, or load the model unquantised."))
+        if weights_sd is not None:
+            found, _ = keys.to_kohya(weights_sd, self.names)
+            self._load(found)
+            wanted = [a for a in self.adapters if a.lora_name in found]
+        else:
+            wanted = self.adapters
+        for adapter in wanted:
+            adapter.merge(dtype, device)
+
+    # ------------------------------------------------------------------------------------------------- its training
+
+    def prepare_network(self, args: Any) -> None:
+        """Nothing to prepare; the contract asks for the method."""
+
+    def prepare_optimizer_params(self, text_encoder_lr: float | Sequence[float] | None, unet_lr: float | None,
+                                 default_lr: float | None = None) -> tuple[list[dict], list[str]]:
+        """Parameter groups and their descriptions (``textencoder``, ``unet``, ``unet plus``, ``unet_block3``).
+
+        Text encoders come first; a group whose learning rate is 0 is left out.
+        """
+        self.requires_grad_(True)
+        self._freeze_fixed()
+        return param_groups(self.adapters, self.plan.groups, (text_encoder_lr, unet_lr, default_lr))
+
+    def prepare_optimizer_params_with_multiple_te_lrs(self, text_encoder_lr: Sequence[float] | float | None,
+                                                      unet_lr: float | None, default_lr: float | None
+                                                      ) -> tuple[list[dict], list[str]]:
+        """The same as ``prepare_optimizer_params``, under the name newer callers use."""
+        return self.prepare_optimizer_params(text_encoder_lr, unet_lr, default_lr)
+
+    def _freeze_fixed(self) -> None:
+        for adapter in self.adapters:
+            for parameter in adapter.fixed_parameters():
+                parameter.requires_grad_(False)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Adapters hold no activations of their own worth saving; the model's checkpointing covers them."""
+
+    def prepare_grad_etc(self, text_encoder: Any = None, unet: Any = None) -> None:
+        """Make the adapters' parameters trainable."""
+        self.requires_grad_(True)
+        self._freeze_fixed()
+
+    def on_epoch_start(self, text_encoder: Any = None, unet: Any = None) -> None:
+        """Dropouts act from here on."""
+        self.train()
+
+    def on_step_start(self) -> None:
+        """Nothing to do before a step; the contract asks for the method."""
+
+    def get_trainable_params(self) -> Iterable[nn.Parameter]:
+        """Every parameter that is trained."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    @torch.no_grad()
+    def apply_max_norm_regularization(self, max_norm_value: float, device: Any = None) -> tuple[int, float, float]:
+        """Shrink every module whose change of weight is larger than ``max_norm_value`` to that norm.
+
+        Returns how many were shrunk, the mean and the largest norm afterwards.
+        """
+        adapters = self.adapters
+        norms = torch.stack([a.norm() for a in adapters])
+        ratios = (max_norm_value / norms).clamp(max=1.0)
+        over = ratios < 1.0
+        for index in over.nonzero().flatten().tolist():
+            adapters[index].shrink(ratios[index])
+        after = (norms * ratios).cpu()
+        return int(over.sum()), float(after.mean()), float(after.max())
+
+    # ------------------------------------------------------------------------------------------------- its file
+
+    def load_weights(self, file: Path | str) -> LoadInfo:
+        """Load a file of kohya's, diffusers' or ComfyUI's format.
+
+        Raises UserError where it is no such file, or where a module has another rank or size than this network's.
+        """
+        return self.load_tensors(read_tensors(file), str(file))
+
+    def load_tensors(self, tensors: Mapping[str, torch.Tensor], source: str = "the file") -> LoadInfo:
+        """Load tensors that were read already; ``source`` is what messages call them."""
+        found, unknown = keys.to_kohya(tensors, self.names)
+        mine = {a.lora_name for a in self.adapters}
+        loaded = {name: parts for name, parts in found.items() if name in mine}
+        if not loaded:
+            raise UserError(Problem(source, "none of its modules belongs to this model and network "
+                                    f"({_example(unknown, found)})", "Use a LoRA of this model's architecture."))
+        self._load(loaded, source)
+        unknown += [name for name in found if name not in mine]
+        return LoadInfo(tuple(sorted(mine - set(loaded))), tuple(unknown), len(loaded))
+
+    def _load(self, modules: keys.Modules, source: str = "the file") -> None:
+        own = self.state_dict()
+        new = {k: v for k, v in keys.flatten(modules).items() if k in own}
+        problems = [
+            Problem(source, f"{key} is {keys.shape_text(v.shape)} there and {keys.shape_text(own[key].shape)} here",
+                    "Give the --network_dim (and conv_dim) the file was made with, or --dim_from_weights.")
+            for key, v in sorted(new.items()) if v.shape != own[key].shape]
+        if problems:
+            last = problems[min(2, len(problems) - 1)]
+            more = f", and so in {len(problems) - 3} more tensors" if len(problems) > 3 else ""
+            raise UserError(*problems[:2][:len(problems) - 1], replace(last, what=last.what + more))
+        self.load_state_dict(new, strict=False)
+        for adapter in self.adapters:
+            adapter.scale = float(adapter.alpha) / adapter.lora_dim
+
+    def file_tensors(self, dtype: torch.dtype | None = None, fmt: keys.FileFormat = "kohya") -> dict[str, torch.Tensor]:
+        """The tensors of the file to be saved, on the CPU, alpha included, in ``dtype`` (None: as they are)."""
+        tensors = {k: v.detach().to("cpu", dtype or v.dtype) for k, v in self.state_dict().items()}
+        return keys.from_kohya(tensors, fmt, self.names)
+
+    def save_weights(self, file: Path | str, dtype: torch.dtype | None, metadata: Mapping[str, str] | None) -> None:
+        """Write the file: .safetensors with metadata and its two hashes, else a torch file without metadata."""
+        write_tensors(file, self.file_tensors(dtype), metadata)
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    weight = layer._parameters.get("weight")
+    return type(weight) is nn.Parameter and weight.is_floating_point() and weight.element_size() > 1
+
+
+def _refuse_doubles(targets: Sequence[Target]) -> None:
+    names = [t.name for t in targets]
+    assert len(names) == len(set(names)), f"modules share a name: {sorted(n for n in names if names.count(n) > 1)[:4]}"
+
+
+def _example(unknown: Sequence[str], found: Mapping[str, object]) -> str:
+    if unknown:
+        return f"its first module is {unknown[0]}"
+    return f"{next(iter(found))} is not adapted here" if found else "it holds no adapter"

@@ -1,0 +1,99 @@
+"""kohya's two module-level functions, made once for every kind of low-rank adapter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from library.util.records import Problem, Target, UserError
+from library.util.tensorfile import read_tensors
+from networks import blocks, keys, ranks
+from networks.base import AdapterNetwork, Dropouts, Kind, NetworkPlan
+from networks.groups import GroupPlan
+from networks.lowrank import LowRankOptions
+from networks.options import read_options
+from networks.targets import derive_targets
+
+
+def _lr_weights(options: LowRankOptions, targets: Sequence[Target]) -> tuple[float, ...] | None:
+    layout = blocks.layout_of(t.name for t in targets)
+    return blocks.lr_weights(layout, options.down_lr_weight, options.mid_lr_weight, options.up_lr_weight,
+                             options.block_lr_zero_threshold)
+
+
+def _groups(kind: Kind, options: LowRankOptions, weights: Sequence[float] | None) -> GroupPlan:
+    return GroupPlan(weights, options.loraplus_lr_ratio, options.loraplus_unet_lr_ratio,
+                     options.loraplus_text_encoder_lr_ratio, kind.plus_marks, options.network_reg_lrs)
+
+
+def _dropouts(neuron: float | None, options: LowRankOptions) -> Dropouts:
+    asked = {"--network_dropout": neuron, "rank_dropout": options.rank_dropout,
+             "module_dropout": options.module_dropout}
+    wrong = [Problem(name, f"{p} is not a probability", "Give a number from 0 to below 1.")
+             for name, p in asked.items() if p is not None and not 0 <= p < 1]
+    if wrong:
+        raise UserError(*wrong)
+    return Dropouts(*(p or None for p in asked.values()))
+
+
+def _rank_request(options: LowRankOptions, dim: int | None, alpha: float | None,
+                  weights: Sequence[float] | None) -> ranks.RankRequest:
+    words = blocks.BlockWords(options.block_dims, options.block_alphas, options.conv_block_dims,
+                              options.conv_block_alphas)
+    return ranks.RankRequest(dim, alpha, options.conv_dim, options.conv_alpha, words, weights,
+                             options.network_reg_dims, options.include_patterns, options.exclude_patterns)
+
+
+def _rank_stabilised(plan: dict[str, ranks.Rank]) -> dict[str, ranks.Rank]:
+    return {name: replace(rank, alpha=rank.alpha * math.sqrt(rank.dim)) for name, rank in plan.items()}
+
+
+def build(kind: Kind, targets: Sequence[Target], dim: int | None, alpha: float | None, neuron_dropout: float | None,
+          args: Mapping[str, Any], multiplier: float = 1.0) -> AdapterNetwork:
+    """Make a network of a kind on a model's targets from ``--network_args``.
+
+    Raises UserError for unknown or wrong arguments, and where no module is left to adapt.
+    """
+    options = read_options(kind.options, args, f"networks.{kind.name}")
+    weights = _lr_weights(options, targets)
+    plan = ranks.plan(targets, _rank_request(options, dim, alpha, weights))
+    if options.use_rslora:
+        plan = _rank_stabilised(plan)
+    if not plan:
+        raise UserError(Problem("--network_dim", f"no module of this model gets an adapter (dim {dim}, arguments "
+                                f"{dict(args)})", "Give a dim above 0, and patterns or blocks that leave some module."))
+    return AdapterNetwork(NetworkPlan(kind, targets, plan, _dropouts(neuron_dropout, options), options,
+                                      _groups(kind, options, weights), multiplier))
+
+
+def build_from_weights(kind: Kind, targets: Sequence[Target], tensors: Mapping[str, Any], args: Mapping[str, Any],
+                       multiplier: float = 1.0, for_inference: bool = False) -> AdapterNetwork:
+    """Make a network with the modules, ranks and alphas that a file has; its weights are not loaded yet.
+
+    Raises UserError where the file holds another kind of adapter or none of this model's modules.
+    """
+    options = read_options(kind.options, args, f"networks.{kind.name}")
+    modules, unknown = keys.to_kohya(tensors, keys.Names.of(targets))
+    modules = {name: parts for name, parts in modules.items() if keys.DOWN in parts}
+    if not modules:
+        what = keys.identify(tensors)
+        seen = f"a {what.kind} file of another architecture" if what.kind else "not an adapter file"
+        raise UserError(Problem("--network_weights", f"this is {seen}" + (f" (it has {unknown[0]})" if unknown else ""),
+                                "Use a LoRA that was made for this model's architecture."))
+    weights = _lr_weights(options, targets)
+    dropouts = Dropouts() if for_inference else _dropouts(None, options)
+    return AdapterNetwork(NetworkPlan(kind, targets, ranks.from_modules(modules, keys.rank_of, keys.alpha_of), dropouts,
+                                      options, _groups(kind, options, weights), multiplier))
+
+
+def targets_or_derived(targets: Sequence[Target] | None, text_encoder: Any, unet: Any) -> Sequence[Target]:
+    """The caller's targets, else those that class names tell."""
+    return targets if targets is not None else derive_targets(text_encoder, unet)
+
+
+def weights_of(file: Path | str | None, weights_sd: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The tensors given, else those of the file."""
+    return dict(weights_sd) if weights_sd is not None else read_tensors(Path(file))

@@ -1,0 +1,135 @@
+"""What ``lycoris.kohya`` needs to work on models of today's diffusers and transformers, and its configurations by file.
+
+Found with lycoris-lora 4.1.3: its preset ``full`` names ``time_embedding.linear_1`` twice on a diffusers U-Net (by name
+and by the class it stands in) and stops; its class names know the original code of most transformers, not diffusers'.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from library.util.records import Problem, UserError
+
+if TYPE_CHECKING:
+    from networks.registry import NetworkRequest
+
+logger = logging.getLogger(__name__)
+
+_OWN_PRESET = "this-model"
+
+Arguments = tuple[int | None, float | None, dict[str, Any]]
+
+
+def is_lycoris(network: Any) -> bool:
+    """Whether a foreign network is lycoris'."""
+    return type(network).__module__.partition(".")[0] == "lycoris"
+
+
+def arguments(request: NetworkRequest) -> Arguments:
+    """(dim, alpha, keyword arguments) for lycoris' ``create_network``, with a preset that fits the loaded model."""
+    dim, alpha, args = _with_config(request)
+    preset, word = _preset(args)
+    preset = _without_doubles(_on_this_model(preset, word, request), request)
+    from lycoris.config import PRESET
+
+    PRESET[_OWN_PRESET] = preset
+    # A built-in preset lists the classes of every architecture: that most match nothing is no news.
+    return dim, alpha, {**args, "preset": _OWN_PRESET, "warn_on_unmatched": word == ""}
+
+
+def _with_config(request: NetworkRequest) -> Arguments:
+    """Read ``config=file.json`` (the form of lycoris' Python interface) into kohya-style arguments."""
+    args = dict(request.args)
+    dim, alpha = request.dim, request.alpha
+    file = args.pop("config", None)
+    if file is None:
+        return dim, alpha, args
+    config = _read_config(Path(file))
+    args["preset_table"] = _preset_of_config(config.pop("apply_preset", {}))
+    dim = config.pop("linear_dim", dim)
+    alpha = config.pop("linear_alpha", alpha)
+    config.pop("multiplier", None)
+    return dim, alpha, {**{k: v for k, v in config.items() if v is not None}, **args}
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    where = f"--network_args config={path}"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise UserError(Problem(where, "there is no such file", "Check the path.")) from error
+    except json.JSONDecodeError as error:
+        raise UserError(Problem(where, f"this is not JSON: {error}", "Mend the line named.")) from error
+    if not isinstance(config, dict):
+        raise UserError(Problem(where, "this is not a JSON object", "Write {\"algo\": \"lokr\", ...}."))
+    return config
+
+
+def _preset_of_config(preset: Mapping[str, Any]) -> dict[str, Any]:
+    """``apply_preset`` of a configuration file as lycoris' kohya interface spells it.
+
+    Entries of ``target_module`` are class names; module paths that stand there (``attn1.to_q``) would match nothing
+    and are taken as what they mean.
+    """
+    classes = [entry for entry in preset.get("target_module", []) if not _is_path(entry)]
+    paths = [entry for entry in preset.get("target_module", []) if _is_path(entry)]
+    if paths:
+        logger.warning("lycoris config: %d entries of target_module are module paths, not classes; they are taken as "
+                       "target_name: %s", len(paths), ", ".join(paths))
+    names = [_path_pattern(path) for path in paths] + list(preset.get("target_name", []))
+    table = {"enable_conv": True, "unet_target_module": classes, "unet_target_name": names,
+             "text_encoder_target_module": [], "text_encoder_target_name": []}
+    return table | {k: v for k, v in preset.items() if k not in ("target_module", "target_name")}
+
+
+def _is_path(entry: str) -> bool:
+    return "." in entry or entry[:1].islower()
+
+
+def _path_pattern(path: str) -> str:
+    return rf"(.*\.)?{re.escape(path)}$"
+
+
+def _preset(args: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The preset that is asked for: a table, one of lycoris' own by name, or a TOML file."""
+    if "preset_table" in args:
+        return dict(args.pop("preset_table")), ""
+    word = str(args.pop("preset", "full"))
+    from lycoris.config import PRESET
+    from lycoris.utils.preset import read_preset
+
+    found = PRESET[word] if word in PRESET else read_preset(word)
+    if found is None:
+        known = ", ".join(sorted(name for name in PRESET if name != _OWN_PRESET))
+        raise UserError(Problem(f"--network_args preset={word}", "this is neither a preset of lycoris nor a TOML file",
+                                f"Its presets are {known}."))
+    return dict(found), word
+
+
+def _on_this_model(preset: dict[str, Any], word: str, request: NetworkRequest) -> dict[str, Any]:
+    """Where none of a built-in preset's classes is in the model, adapt the modules this program would."""
+    if not word or request.denoiser is None:
+        return preset
+    classes = {type(module).__name__ for module in request.denoiser.modules()}
+    if classes & set(preset.get("unet_target_module", [])):
+        return preset
+    paths = [t.path for t in request.targets if t.root == "denoiser" and not t.conv_only]
+    logger.info("lycoris preset %s knows no class of %s: its %d default modules are adapted", word,
+                type(request.denoiser).__name__, len(paths))
+    return preset | {"unet_target_module": [], "unet_target_name": [f"{re.escape(path)}$" for path in paths]}
+
+
+def _without_doubles(preset: dict[str, Any], request: NetworkRequest) -> dict[str, Any]:
+    """Drop classes inside which the preset also names modules one by one; the names stay."""
+    if request.denoiser is None:
+        return preset
+    names = set(preset.get("unet_target_name", []))
+    classes = list(preset.get("unet_target_module", []))
+    doubled = {type(module).__name__ for path, module in request.denoiser.named_modules()
+               if type(module).__name__ in classes and any(name.startswith(f"{path}.") for name in names)}
+    return preset | {"unet_target_module": [c for c in classes if c not in doubled]}

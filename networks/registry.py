@@ -1,0 +1,136 @@
+"""From the word behind ``--network_module`` to a network on the model."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from library.util.records import Problem, Target, UserError
+
+# word behind --network_module -> our module; kohya has one LoRA file per architecture, here the targets differ
+_OURS: dict[str, str] = {
+    "networks.lora": "networks.lora",
+    "networks.lora_flux": "networks.lora",
+    "networks.lora_sd3": "networks.lora",
+    "networks.lora_lumina": "networks.lora",
+    "networks.lora_hunyuan_image": "networks.lora",
+    "networks.lora_anima": "networks.lora",
+}
+
+
+@dataclass(frozen=True)
+class NetworkRequest:
+    """What a network is to be made from."""
+
+    targets: Sequence[Target]
+    dim: int | None = None
+    alpha: float | None = 1.0
+    dropout: float | None = None
+    args: Mapping[str, str] = field(default_factory=dict)
+    vae: Any = None
+    text_encoders: Sequence[Any] = ()
+    denoiser: Any = None
+    multiplier: float = 1.0
+    weights: Path | None = None
+    """File to go on from (``--network_weights``)."""
+    dim_from_weights: bool = False
+    extra_targets: Sequence[Target] = ()
+    """Modules that get no adapter by default but have a name in files; foreign modules may adapt them."""
+    train_denoiser: bool = True
+    train_text_encoder: bool = True
+
+
+def names() -> list[str]:
+    """Every word of ours that ``--network_module`` takes."""
+    return sorted(_OURS)
+
+
+def is_ours(module_name: str) -> bool:
+    """Whether a network module is one of this program's own."""
+    return module_name in _OURS
+
+
+def load_module(module_name: str) -> ModuleType:
+    """Import the module behind a word: ours by table, any other dotted path as it is.
+
+    Raises UserError where there is no such module, with the near names and what to install.
+    """
+    known = _OURS.get(module_name)
+    try:
+        return importlib.import_module(known or module_name)
+    except ModuleNotFoundError as error:
+        raise _unknown_module(module_name, error) from error
+
+
+def _unknown_module(module_name: str, error: ModuleNotFoundError) -> UserError:
+    where = f"--network_module {module_name}"
+    package = module_name.partition(".")[0]
+    if package != "networks" and error.name == package:
+        wheel = {"lycoris": "lycoris-lora"}.get(package, package)
+        return UserError(Problem(where, f"the package {package!r} is not installed", f"Run: pip install {wheel}"))
+    near = difflib.get_close_matches(module_name, names(), n=2, cutoff=0.6)
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    return UserError(Problem(where, f"there is no such module ({error})", f"{hint}Ours are {', '.join(names())}."))
+
+
+def create(module_name: str, request: NetworkRequest) -> Any:
+    """Make the network, not yet applied to the model.
+
+    Modules of all targets are made, text encoders first, so that random numbers are drawn in the same order whatever
+    is trained; ``attach`` drops what is not wanted.
+    """
+    module = load_module(module_name)
+    if not is_ours(module_name):
+        from networks.external import create_foreign
+
+        return create_foreign(module, module_name, request)
+    return module.create_network(request.multiplier, request.dim, request.alpha, request.vae,
+                                 list(request.text_encoders), request.denoiser, request.dropout,
+                                 targets=request.targets, **request.args)
+
+
+def create_from_weights(module_name: str, request: NetworkRequest, weights: Path | Mapping[str, Any],
+                        for_inference: bool = False) -> tuple[Any, dict[str, Any]]:
+    """Make a network with the modules, ranks and alphas of a file.
+
+    Returns the network, without the weights yet, and the file's tensors.
+    """
+    module = load_module(module_name)
+    file, tensors = (None, weights) if isinstance(weights, Mapping) else (weights, None)
+    if not is_ours(module_name):
+        from networks.external import create_foreign_from_weights
+
+        return create_foreign_from_weights(module, module_name, request, weights, for_inference)
+    return module.create_network_from_weights(request.multiplier, file, request.vae, list(request.text_encoders),
+                                              request.denoiser, tensors, for_inference, targets=request.targets,
+                                              **request.args)
+
+
+def attach(module_name: str, request: NetworkRequest) -> Any:
+    """Make the network, load ``request.weights`` where given, and hang it on the model."""
+    if request.dim_from_weights and request.weights is None:
+        raise UserError(Problem("--dim_from_weights", "there is no file to take the dim from",
+                                "Give --network_weights too, or --network_dim instead."))
+    if request.dim_from_weights:
+        network, tensors = create_from_weights(module_name, request, request.weights)
+    else:
+        network, tensors = create(module_name, request), None
+    network.apply_to(list(request.text_encoders), request.denoiser, request.train_text_encoder, request.train_denoiser)
+    if tensors is not None:
+        network.load_tensors(tensors, str(request.weights))
+    elif request.weights is not None:
+        network.load_weights(request.weights)
+    return network
+
+
+def merge_base(module_name: str, request: NetworkRequest, files: Sequence[tuple[Path, float]]) -> None:
+    """Merge LoRA files into the model for good, each at its multiplier (``--base_weights``)."""
+    for file, multiplier in files:
+        network, tensors = create_from_weights(module_name, request, file, for_inference=True)
+        network.set_multiplier(multiplier)
+        network.merge_to(list(request.text_encoders), request.denoiser, tensors)

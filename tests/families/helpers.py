@@ -1,0 +1,72 @@
+"""Files and models that the tests of the families make: single files in the original spelling, small folders."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from library.families import unet, vae
+from library.families.interface import Parts
+
+
+def ldm_tensors(parts: Parts, text_prefix: str = "cond_stage_model.transformer.") -> dict[str, Any]:
+    """The tensors of an SD 1.x model as an original checkpoint spells them."""
+    spelling = unet.Spelling(parts.denoiser.config)
+    levels = len(parts.vae.config.block_out_channels)
+    found = {f"model.diffusion_model.{spelling.original(n)}": t for n, t in parts.denoiser.state_dict().items()}
+    found |= {f"first_stage_model.{vae.original_name(n, levels)}": t for n, t in parts.vae.state_dict().items()}
+    found |= {f"{text_prefix}text_model.{n}": t for n, t in parts.text_encoders[0].state_dict().items()}
+    return {n: t.contiguous() for n, t in found.items()}
+
+
+def save_folder(parts: Parts, folder: Path, class_name: str = "StableDiffusionPipeline") -> Path:
+    """A diffusers folder of a tiny model, without its tokenizer."""
+    index: dict[str, Any] = {
+        "_class_name": class_name,
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+    }
+    parts.denoiser.save_pretrained(folder / "unet")
+    parts.vae.save_pretrained(folder / "vae")
+    for i, (encoder, tokenizer) in enumerate(zip(parts.text_encoders, parts.tokenizers, strict=True)):
+        suffix = "" if i == 0 else f"_{i + 1}"
+        encoder.save_pretrained(folder / f"text_encoder{suffix}")
+        tokenizer.save_pretrained(folder / f"tokenizer{suffix}")
+        index[f"text_encoder{suffix}"] = ["transformers", type(encoder).__name__]
+        index[f"tokenizer{suffix}"] = ["transformers", "CLIPTokenizer"]
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(
+        json.dumps(dict(parts.scheduler_config)), encoding="utf-8"
+    )
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    return folder
+
+
+class Bomb:
+    """Unpickling this writes a file: what a malicious checkpoint does."""
+
+    def __init__(self, target: Path):
+        self.target = target
+
+    def __reduce__(self) -> Any:
+        return (exec, (f"open({str(self.target)!r}, 'w').write('boom')",))
+
+
+def malicious_checkpoint(path: Path, target: Path) -> Path:
+    """A checkpoint that runs code when it is unpickled."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"state_dict": {"weight": Bomb(target)}}, protocol=2))
+        archive.writestr("archive/version", "3")
+    return path
+
+
+def assert_same_weights(a: Any, b: Any) -> None:
+    import torch
+
+    left, right = a.state_dict(), b.state_dict()
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[n], right[n]) for n in left)

@@ -1,0 +1,190 @@
+"""Examines the installation, or a training command, without training.
+
+    python tools/doctor.py                              what is installed, which devices there are, what fits and what not
+    python tools/doctor.py --json                       the same for programs
+    python tools/doctor.py train_network.py --train_data_dir=... (any training command line)
+                                                        every start-up check of that command, nothing is trained
+    python tools/doctor.py --no_network ...             without asking the hub
+
+The exit code is 1 where something would stop a run, else 0. No token is ever shown.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from library.preflight import estimate, hub_client, registry, tokens  # noqa: E402
+from library.preflight.machine import Machine  # noqa: E402
+from library.preflight.registry import Context, context_of  # noqa: E402
+from library.preflight.versions import NEEDED, TESTED  # noqa: E402
+from library.util import frame, log  # noqa: E402
+from library.util.records import Problem, UserError  # noqa: E402
+from library.util.secrets import mask  # noqa: E402
+
+INSTALLATION = ("python_version", "packages_missing", "versions_tested", "versions_disagree", "numpy_two", "protobuf_new",
+                "wrong_library", "venv_asleep", "visual_c_runtime", "store_python", "torch_broken", "gpu_unsupported", "gpu_busy",
+                "accelerate_cpu", "accelerate_kind", "windows_many_gpus", "tokenizer_probe", "gpu_probe")
+"""Checks that say something without a training command."""
+OPTIONAL = ("peft", "xformers", "bitsandbytes", "tensorboard", "wandb", "torchvision", "lycoris-lora", "prodigyopt", "lion-pytorch",
+            "dadaptation", "schedulefree", "triton")
+
+
+def command_words(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """Split a training command line as it would be typed into the entry script and its flags.
+
+    ``accelerate launch`` with its own options, ``python`` and the path of the script are understood and dropped.
+    """
+    words = list(argv)
+    for number, word in enumerate(words):
+        if word.lower().endswith("train_network.py"):
+            return word.replace("\\", "/").rsplit("/", 1)[-1], words[number + 1:]
+    return "train_network.py", [w for w in words if w not in ("accelerate", "launch", "python")]
+
+
+def installation(machine: Machine, network: bool) -> dict[str, Any]:
+    """What is installed and what the machine has, as plain values."""
+    found = {name: machine.packages.get(name) for name in (*NEEDED, *OPTIONAL)}
+    build = machine.torch_build
+    return {
+        "system": machine.system, "python": ".".join(map(str, machine.python)), "executable": machine.executable,
+        "virtual_environment": machine.in_venv, "packages": found, "tested": TESTED,
+        "torch": {"version": build.version, "cuda": build.cuda, "rocm": build.hip} if build else None,
+        "gpus": [{**asdict(gpu), "capability": f"{gpu.capability[0]}.{gpu.capability[1]}"} for gpu in machine.gpus],
+        "driver_lists": list(machine.driver_names), "cpus": machine.cpus, "memory_free": machine.memory_free,
+        "memory_total": machine.memory_total, "disk_free": machine.disk_free(Path.cwd()), "hub": hub_login(machine, network),
+    }
+
+
+def hub_login(machine: Machine, network: bool) -> dict[str, Any]:
+    """Where a token comes from and whose it is; never the token."""
+    found = tokens.find_tokens(machine, {})
+    first = found[0] if found else None
+    user = hub_client.who(machine, first) if first and network and not first.fault and not hub_client.is_offline(machine) else None
+    return {"endpoint": mask(hub_client.endpoint(machine)), "offline": hub_client.is_offline(machine) or None,
+            "token_from": first.source if first else None, "looks_whole": not first.fault if first else None,
+            "also_set": [t.source for t in found[1:]], "stored_logins": tokens.stored_names(machine),
+            "user": user.name if user else None, "role": user.role if user else None}
+
+
+def examine_installation(machine: Machine, network: bool) -> list[Problem]:
+    """Run the checks that need no training command."""
+    context = Context(flags={}, machine=machine, language=registry.language_of())
+    found: list[Problem] = []
+    for one in registry.registered():
+        if one.name in INSTALLATION:
+            found += registry.run_check(one, context)
+    if network:
+        for token in tokens.find_tokens(machine, {})[:1]:
+            if token.fault:
+                found.append(context.warn(f"token_shape.{token.fault}", token.source, source=token.source, length=len(token.value)))
+    return found
+
+
+def examine_command(argv: Sequence[str], machine: Machine, network: bool) -> list[Problem]:
+    """Run every check of a training command line, as the training itself would."""
+    from library.flags import parse
+
+    script, words = command_words(argv)
+    try:
+        flags = parse(words, script)
+    except UserError as error:
+        return error.problems
+    context = context_of(flags, machine)
+    found = registry.merge(registry.run(context, ("words", "files")), flags.notes)
+    config, problems = resolved(flags)
+    found = registry.merge(found, problems)
+    if config is not None:
+        context = registry.later(context, config, scanned(config))
+        found = registry.unique(found + registry.run(context, ("words", "files", "data")))
+    later = [level for level in registry.LEVELS if level not in registry.CHEAP and (network or level != "network")]
+    return registry.unique(found + registry.run(context, later))
+
+
+def resolved(flags: Any) -> tuple[Any, list[Problem]]:
+    """The resolved run, or what prevents it."""
+    from library.config.resolve import resolve
+    from library.train.prepare import detect
+
+    try:
+        return resolve(flags, detect), []
+    except UserError as error:
+        return None, error.problems
+
+
+def scanned(config: Any) -> Any:
+    """The plan of the data, None where it cannot be made."""
+    from library.train.prepare import scan_data
+
+    try:
+        return scan_data(config)
+    except UserError:
+        return None
+
+
+def print_installation(facts: dict[str, Any]) -> None:
+    """Print the table of the installation."""
+    def line(name: str, value: Any) -> None:
+        print(f"  {name:<18} {value}")
+
+    print(f"{facts['system']}, Python {facts['python']} ({facts['executable']})")
+    print("\npackages")
+    for name, version in facts["packages"].items():
+        needed = name in NEEDED
+        tested = f"   tested with {facts['tested'][name]}" if name in facts["tested"] else ""
+        if version or needed:
+            line(name, f"{version or 'MISSING':<14}{tested}")
+    rest = [name for name, version in facts["packages"].items() if not version and name not in NEEDED]
+    if rest:
+        line("not installed", ", ".join(rest) + "  (optional)")
+    print("\ndevices")
+    for gpu in facts["gpus"]:
+        line("GPU", f"{gpu['name']}, {estimate.shown_bytes(gpu['free'])} of {estimate.shown_bytes(gpu['total'])} free, "
+                    f"bf16 {'yes' if gpu['bf16'] else 'no'}")
+    if not facts["gpus"]:
+        line("GPU", f"none that PyTorch can use; the driver lists: {', '.join(facts['driver_lists']) or 'none'}")
+    line("processor", f"{facts['cpus']} cores")
+    if facts["memory_total"]:
+        line("memory", f"{estimate.shown_bytes(facts['memory_free'])} of {estimate.shown_bytes(facts['memory_total'])} free")
+    line("disk here", f"{estimate.shown_bytes(facts['disk_free'])} free")
+    hub = facts["hub"]
+    print("\nHugging Face hub")
+    line("address", hub["endpoint"] + (f" (switched off by {hub['offline']})" if hub["offline"] else ""))
+    who = f"{hub['user']} ({hub['role']})" if hub["user"] else "not asked or not accepted"
+    line("token", f"from {hub['token_from']}, user: {who}" if hub["token_from"] else "none (only gated and private models need one)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Examine and report; 1 where something would stop a run."""
+    log.prepare_environment()
+    log.safe_streams()
+    words = list(sys.argv[1:] if argv is None else argv)
+    options = {w for w in words if w in ("--json", "--no_network", "-h", "--help")}
+    words = [w for w in words if w not in ("--json", "--no_network")]
+    if words in (["-h"], ["--help"]):
+        print(__doc__)
+        return 0
+    machine, network = Machine.read(), "--no_network" not in options
+    facts = None if words else installation(machine, network)
+    problems = examine_command(words, machine, network) if words else examine_installation(machine, network)
+    stops = any(p.severity == "stop" for p in problems)
+    if "--json" in options:
+        print(json.dumps({"installation": facts, "problems": [asdict(p) for p in problems], "ok": not stops}, indent=1,
+                         ensure_ascii=True))
+        return int(stops)
+    if facts is not None:
+        print_installation(facts)
+    frame.show(problems, sys.stdout, registry.language_of(), launched=False)
+    if not problems:
+        print("\nEverything that can be checked beforehand is in order." if words else "\nThe installation is in order.")
+    return int(stops)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
