@@ -224,7 +224,7 @@ class ForeignNetwork(nn.Module):
         if lycoris_fixes.is_lycoris(self.inner):
             # Its own method merges at strength 1 whatever was set.
             for adapter in self.adapters:
-                adapter.merge_to(float(self._multiplier))
+                lycoris_fixes.merge(adapter, float(self._multiplier))
             return
         self.inner.merge_to(text_encoder, unet, weights_sd, dtype, device)
 
@@ -287,6 +287,16 @@ class ForeignNetwork(nn.Module):
 
     # ------------------------------------------------------------------------------------------------- its file
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As torch's; the foreign network's own method, which may hold more than its modules' tensors, does the work.
+
+        Packages that save other tensors than they hold would fail a strict comparison; it is not asked of them.
+        """
+        answer = self.inner.load_state_dict(dict(state_dict), False)
+        if lycoris_fixes.is_lycoris(self.inner):
+            lycoris_fixes.after_load(self.adapters, state_dict)
+        return answer
+
     def load_weights(self, file: Path | str) -> LoadInfo:
         """Load a file of any format whose modules this network has.
 
@@ -303,7 +313,7 @@ class ForeignNetwork(nn.Module):
             raise UserError(Problem(source, "none of its modules belongs to this model and network",
                                     "Use a file of this network module and of this model's architecture."))
         try:
-            self.inner.load_state_dict(keys.flatten(loaded), strict=False)
+            self.load_state_dict(keys.flatten(loaded), strict=False)
         except RuntimeError as error:
             raise UserError(Problem(source, f"it does not fit this network: {str(error).splitlines()[-1].strip()}",
                                     "Give the dims the file was made with, or --dim_from_weights.")) from error

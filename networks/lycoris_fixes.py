@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from library.util.records import Problem, UserError
+from networks import keys
 
 if TYPE_CHECKING:
+    import torch
+
     from networks.registry import NetworkRequest
 
 logger = logging.getLogger(__name__)
@@ -40,6 +44,32 @@ def arguments(request: NetworkRequest) -> Arguments:
     PRESET[_OWN_PRESET] = preset
     # A built-in preset lists the classes of every architecture: that most match nothing is no news.
     return dim, alpha, {**args, "preset": _OWN_PRESET, "warn_on_unmatched": word == ""}
+
+
+def merge(adapter: Any, multiplier: float) -> None:
+    """Add one adapter's change to its layer's weight for good.
+
+    LoHa multiplies its scale in twice on this way; its root in both places is the scale once.
+    """
+    scale = adapter.scale
+    if type(adapter).__name__ == "LohaModule":
+        adapter.scale = math.sqrt(scale)
+    try:
+        adapter.merge_to(multiplier)
+    finally:
+        adapter.scale = scale
+
+
+def after_load(adapters: Iterable[Any], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Load what lycoris leaves out: DyLoRA saves two matrices and holds them in blocks, but reads none back."""
+    for adapter in adapters:
+        up, down = (tensors.get(f"{adapter.lora_name}.{suffix}") for suffix in (keys.UP, keys.DOWN))
+        if type(adapter).__name__ != "DyLoraModule" or up is None or down is None:
+            continue
+        size = adapter.block_size
+        for i, (up_block, down_block) in enumerate(zip(adapter.up_list, adapter.down_list, strict=True)):
+            up_block.data.copy_(up.flatten(1)[:, i * size:(i + 1) * size])
+            down_block.data.copy_(down.flatten(1)[i * size:(i + 1) * size])
 
 
 def _with_config(request: NetworkRequest) -> Arguments:

@@ -244,7 +244,9 @@ class Training:
 
     def __post_init__(self) -> None:
         self.averages = {name: copy.deepcopy(module).eval() for name, module in self.modules.items()}
-        self.optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, betas=(0.9, 0.99), weight_decay=1e-4)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
+        )
 
     def parameters(self) -> list[nn.Parameter]:
         """All parameters that are trained."""
@@ -264,8 +266,8 @@ class Training:
         keep = min(self.decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for name, module in self.modules.items():
-                for mean, now in zip(self.averages[name].parameters(), module.parameters()):
-                    mean.lerp_(now, 1 - keep)
+                now = list(module.parameters())
+                torch._foreach_lerp_(list(self.averages[name].parameters()), now, 1 - keep)
 
     def save(self, path: Path) -> None:
         """Writes all that is needed to go on."""
@@ -443,9 +445,7 @@ class Examples:
 
 
 @torch.no_grad()
-def encoded_examples(
-    run: Run, vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, captions: int = 6
-) -> Examples:
+def encoded_examples(run: Run, vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int, captions: int = 6) -> Examples:
     """Draws, encodes and describes scenes of the world; kept in a file."""
     path = run.work / f"examples_{count}_{fingerprint(vae.encoder)}.pt"
     if not path.exists():
@@ -490,7 +490,7 @@ def train_denoiser(run: Run, plan: Plan, parts: Parts, steps: int, lr: float, sc
         if training.step >= steps:
             break
         generator = torch.Generator().manual_seed(run.seed + 7 * training.step)
-        latents, tokens = drawn_batch(examples, index, generator)
+        latents, tokens = drawn_batch(examples, index, training.step > 0.75 * steps, generator)
         with run.half_on_gpu:
             loss = plan.denoise(*modules.values(), latents.to(run.device), tokens.to(run.device), generator)
         training.update(loss)
@@ -503,12 +503,19 @@ def train_denoiser(run: Run, plan: Plan, parts: Parts, steps: int, lr: float, sc
     return averaged
 
 
-def drawn_batch(examples: Examples, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Latents and one of each picture's captions; every tenth caption is empty, for classifier-free guidance."""
+def drawn_batch(examples: Examples, index: Tensor, padded: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Latents and one of each picture's captions; every tenth caption is empty, for classifier-free guidance.
+
+    Tokens are padded to 77, as at inference, always (padded) or in every fifth batch; the other batches end
+    with their longest caption: attention over padding is nearly half of this small model's work.
+    """
     choice = torch.randint(0, examples.tokens.shape[1], index.shape, generator=generator)
     tokens = examples.tokens[index, choice].long()
     dropped = torch.rand(len(index), generator=generator) < 0.1
     tokens[dropped] = examples.empty
+    if not padded and torch.rand((), generator=generator) < 0.8:
+        longest = int((tokens != examples.empty[-1]).sum(1).max())
+        tokens = tokens[:, : longest + 1]
     return examples.latents[index], tokens
 
 

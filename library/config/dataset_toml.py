@@ -52,7 +52,7 @@ class DataReading:
 def read_parts(path: Path, flags: Flags, reading: DataReading) -> tuple[DatasetPart, ...]:
     """All data sets of a --dataset_config file; problems and notes go to ``reading``."""
     if not path.is_file():
-        reading.stop("--dataset_config", f"there is no file {path}.", _near_files(path))
+        reading.stop("--dataset_config", f"There is no file {path}.", _near_files(path))
         return ()
     try:
         text = read_settings(path)
@@ -65,7 +65,7 @@ def read_parts(path: Path, flags: Flags, reading: DataReading) -> tuple[DatasetP
             near = difflib.get_close_matches(key, ("general", "datasets"), n=1)
             reading.stop(
                 text.at(key),
-                f"there is no table {mask(key)} in a data set file.",
+                f"There is no table {mask(key)} in a data set file.",
                 f"Did you mean {near[0]}?"
                 if near
                 else "Settings stand under [general], [[datasets]] or [[datasets.subsets]]; "
@@ -74,12 +74,12 @@ def read_parts(path: Path, flags: Flags, reading: DataReading) -> tuple[DatasetP
     general = _read_table(text, ("general",), text.data.get("general", {}), GENERAL, reading)
     datasets = text.data.get("datasets", [])
     if isinstance(datasets, dict):
-        reading.note(text.at("datasets"), "[[datasets.subsets]] without [[datasets]] above it is read as one data set")
+        reading.note(text.at("datasets"), "[[datasets.subsets]] without [[datasets]] above it is read as one data set.")
         datasets = [datasets]
     if not datasets:
         reading.stop(
             path.name,
-            "there is no [[datasets]] in it.",
+            "There is no [[datasets]] in it.",
             "Add [[datasets]] and below it [[datasets.subsets]] with image_dir.",
         )
     found = [_read_dataset(text, index, table, (general, flags), reading) for index, table in enumerate(datasets)]
@@ -117,7 +117,7 @@ def _read_table(
             continue
         key = KEYS.get(name)
         if key is None:
-            reading.stop(where, f"there is no setting {mask(name)} in {level}.", _unknown(name))
+            reading.stop(where, f"There is no setting {mask(name)} in {level}.", _unknown(name))
         elif level not in key.tables:
             reading.stop(where, f"{name} does not belong in {level}.", f"Move it to {' or '.join(key.tables)}.")
         elif value is None:
@@ -129,7 +129,7 @@ def _read_table(
                 reading.stop(where, f"{name} = {mask(repr(value))} is not {error}.", f"Write {error}.")
                 continue
             if understood:
-                reading.note(where, f"{name}: {mask(understood)}")
+                reading.note(where, f"{name}: {mask(understood)}.")
     return found
 
 
@@ -149,7 +149,7 @@ def _read_dataset(
     tables = table.get("subsets", []) if isinstance(table, Mapping) else []
     if not isinstance(tables, list) or not tables:
         reading.stop(
-            text.at(*keys), "this data set has no subsets.", "Add [[datasets.subsets]] with image_dir below it."
+            text.at(*keys), "This data set has no subsets.", "Add [[datasets.subsets]] with image_dir below it."
         )
         return None
     subsets, modes = [], set()
@@ -162,7 +162,7 @@ def _read_dataset(
     if len(modes) > 1:
         reading.stop(
             text.at(*keys),
-            f"subsets of different kinds stand in one data set ({', '.join(sorted(modes))}).",
+            f"Subsets of different kinds stand in one data set ({', '.join(sorted(modes))}).",
             "Give each kind a [[datasets]] of its own.",
         )
     return part(flags, own, general, subsets=tuple(subsets), where=text.at(*keys), reading=reading)
@@ -176,7 +176,7 @@ def _mode(values: Mapping[str, Any]) -> str:
 
 def _required(where: str, values: Mapping[str, Any], flags: Flags, reading: DataReading) -> None:
     if "image_dir" not in values and "metadata_file" not in values:
-        reading.stop(where, "this subset names no pictures.", "Add image_dir = 'folder'.")
+        reading.stop(where, "This subset names no pictures.", "Add image_dir = 'folder'.")
     if "conditioning_data_dir" in values and not flags["masked_loss"]:
         reading.stop(
             where,
@@ -256,7 +256,7 @@ def part(
     values = {name: fall_back(name, tables, flags) for name in DATASET_FIELDS}
     if values["resolution"] is None:
         reading.stop(
-            where, "no resolution is given.", "Add --resolution=512,512 (1024,1024 for SDXL and later models)."
+            where, "No resolution is given.", "Add --resolution=512,512 (1024,1024 for SDXL and later models)."
         )
         values["resolution"] = (512, 512)
     elif isinstance(values["resolution"], str):
@@ -296,10 +296,10 @@ def _check_buckets(values: dict[str, Any], where: str, chosen: set[str], reading
         return
     if low > min(width, height) and "min_bucket_reso" not in chosen:
         values["min_bucket_reso"] = low = min(width, height)
-        reading.note(where, f"min_bucket_reso (not given) is set to {low} to hold the resolution {width}x{height}")
+        reading.note(where, f"min_bucket_reso (not given) is set to {low} to hold the resolution {width}x{height}.")
     if high < max(width, height) and "max_bucket_reso" not in chosen:
         values["max_bucket_reso"] = high = max(width, height)
-        reading.note(where, f"max_bucket_reso (not given) is set to {high} to hold the resolution {width}x{height}")
+        reading.note(where, f"max_bucket_reso (not given) is set to {high} to hold the resolution {width}x{height}.")
     if low > min(width, height):
         reading.stop(
             where,

@@ -53,7 +53,7 @@ def resolve(flags: Flags, detect: Detect, family_of: FamilyOf = registry.get) ->
     seed = flags["seed"] if flags["seed"] is not None else random.SystemRandom().randrange(2**32)
     if flags["seed"] is None:
         found.append(
-            Problem("--seed", f"none is given; {seed} was drawn.", "Give it to repeat this run.", "note", "settings")
+            Problem("--seed", f"None is given; {seed} was drawn.", "Give it to repeat this run.", "note", "settings")
         )
         origins["seed"] = "drawn"
     found += _announcements(flags)
@@ -109,7 +109,7 @@ def _model(
             found.append(
                 Problem(
                     f"--{name}",
-                    f"does not exist for {family.SPEC.title}, which the base model is.",
+                    f"It does not exist for {family.SPEC.title}, which the base model is.",
                     "Leave it out, or check that the base model is the one you meant.",
                     check="settings",
                 )
@@ -173,7 +173,7 @@ def _check_subsets(flags: Flags, config: DatasetConfig, reading: DataReading) ->
         if caches_latents and not config.folder_mode:
             for option in ("color_aug", "random_crop"):
                 if getattr(subset, option):
-                    reading.stop("--cache_latents", f"cannot go with {option}{place}.", "Remove one of the two.")
+                    reading.stop("--cache_latents", f"It cannot go with {option}{place}.", "Remove one of the two.")
         moving = [
             option
             for option in ("shuffle_caption", "caption_dropout_rate", "token_warmup_step", "caption_tag_dropout_rate")
@@ -182,7 +182,7 @@ def _check_subsets(flags: Flags, config: DatasetConfig, reading: DataReading) ->
         if caches_text and moving:
             reading.stop(
                 "--cache_text_encoder_outputs",
-                f"needs captions that never change, but {' and '.join(moving)} "
+                f"It needs captions that never change, but {' and '.join(moving)} "
                 f"{'is' if len(moving) == 1 else 'are'} on{place}.",
                 "Remove one of the two.",
             )
@@ -210,7 +210,7 @@ def _against_model(flags: Flags, model: ModelConfig, family: Family, data: Datas
         found.append(
             Problem(
                 "--scale_v_pred_loss_like_noise_pred",
-                "is for models that predict v, and this one does not.",
+                "It is for models that predict v, and this one does not.",
                 "Leave it out, or add --v_parameterization if the model does.",
                 check="settings",
             )
@@ -219,7 +219,7 @@ def _against_model(flags: Flags, model: ModelConfig, family: Family, data: Datas
         found.append(
             Problem(
                 "--v_pred_like_loss",
-                "is for models that predict noise, and this one predicts v.",
+                "It is for models that predict noise, and this one predicts v.",
                 "Leave it out.",
                 check="settings",
             )
@@ -230,7 +230,7 @@ def _against_model(flags: Flags, model: ModelConfig, family: Family, data: Datas
             found.append(
                 Problem(
                     "--bucket_reso_steps",
-                    f"is {one.bucket_reso_steps}; {family.SPEC.title} needs a multiple of {step}.",
+                    f"It is {one.bucket_reso_steps}; {family.SPEC.title} needs a multiple of {step}.",
                     f"Set --bucket_reso_steps={step}.",
                     check="settings",
                 )
@@ -245,7 +245,7 @@ def _announcements(flags: Flags) -> list[Problem]:
         found.append(
             Problem(
                 "--network_module",
-                f"is not given; {sections.DEFAULT_MODULE} is used.",
+                f"It is not given; {sections.DEFAULT_MODULE} is used.",
                 "Give it to choose another adapter.",
                 "note",
                 "settings",
@@ -255,7 +255,7 @@ def _announcements(flags: Flags) -> list[Problem]:
         found.append(
             Problem(
                 "--max_train_steps",
-                f"neither it nor --max_train_epochs is given; the default of {flags['max_train_steps']} steps holds.",
+                f"Neither it nor --max_train_epochs is given; the default of {flags['max_train_steps']} steps holds.",
                 "Give one of them.",
                 "note",
                 "settings",

@@ -46,67 +46,67 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "--pretrained_model_name_or_path",
         lambda f: not f["pretrained_model_name_or_path"],
-        "no base model is given.",
+        "No base model is given.",
         "Name a file, a diffusers folder or a hub id, for example --pretrained_model_name_or_path=model.safetensors.",
     ),
     Rule(
         "--output_dir",
         lambda f: not f["output_dir"],
-        "no output folder is given: the LoRA would have nowhere to go.",
+        "No output folder is given: the LoRA would have nowhere to go.",
         "Add --output_dir=lora_out.",
     ),
     Rule(
         "--train_data_dir",
         lambda f: not (f["train_data_dir"] or f["dataset_config"]),
-        "no pictures are named.",
+        "No pictures are named.",
         "Give --train_data_dir=folder (the folder above the N_name folders) or --dataset_config=file.toml.",
     ),
     Rule(
         "--full_fp16",
         lambda f: f["full_fp16"] and f["mixed_precision"] != "fp16",
-        "needs --mixed_precision=fp16 (now {mixed_precision}).",
+        "It needs --mixed_precision=fp16 (now {mixed_precision}).",
         "Add --mixed_precision=fp16, or leave --full_fp16 out.",
     ),
     Rule(
         "--full_bf16",
         lambda f: f["full_bf16"] and f["mixed_precision"] != "bf16",
-        "needs --mixed_precision=bf16 (now {mixed_precision}).",
+        "It needs --mixed_precision=bf16 (now {mixed_precision}).",
         "Add --mixed_precision=bf16, or leave --full_bf16 out.",
     ),
     Rule(
         "--network_train_unet_only",
         lambda f: f["network_train_unet_only"] and f["network_train_text_encoder_only"],
-        "excludes --network_train_text_encoder_only: nothing would be trained.",
+        "It excludes --network_train_text_encoder_only: nothing would be trained.",
         "Keep one of the two, or neither to train both.",
     ),
     Rule(
         "--dim_from_weights",
         lambda f: f["dim_from_weights"] and not f["network_weights"],
-        "needs --network_weights, from which to take it.",
+        "It needs --network_weights, from which to take it.",
         "Add --network_weights=file.safetensors, or give --network_dim.",
     ),
     Rule(
         "--unet_lr",
         lambda f: f["unet_lr"] == 0 and (f["network_train_unet_only"] or (f["text_encoder_lr"] and not _rates(f))),
-        "is 0 and no text encoder is trained: nothing would be trained.",
+        "It is 0 and no text encoder is trained: nothing would be trained.",
         "Set --unet_lr=1e-4, or leave it out.",
     ),
     Rule(
         "--text_encoder_lr",
         lambda f: bool(f["text_encoder_lr"]) and not _rates(f) and f["network_train_text_encoder_only"],
-        "is 0 and nothing else is trained.",
+        "It is 0 and nothing else is trained.",
         "Set --text_encoder_lr=5e-5, or leave it out.",
     ),
     Rule(
         "--lr_warmup_steps",
         lambda f: _warm(f) and not f["lr_scheduler_type"] and f["lr_scheduler"].lower() == "constant",
-        "({lr_warmup_steps}) does not go with --lr_scheduler=constant.",
+        "A warm-up ({lr_warmup_steps}) does not go with --lr_scheduler=constant.",
         "Use --lr_scheduler=constant_with_warmup, or no warm-up.",
     ),
     Rule(
         "--lr_warmup_steps",
         lambda f: _warm(f) and not f["lr_scheduler_type"] and f["lr_scheduler"].lower().startswith("adafactor"),
-        "({lr_warmup_steps}) does not go with --lr_scheduler={lr_scheduler}.",
+        "A warm-up ({lr_warmup_steps}) does not go with --lr_scheduler={lr_scheduler}.",
         "Leave the warm-up out: Adafactor warms up by itself.",
     ),
     Rule(
@@ -118,57 +118,57 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "--optimizer_type",
         lambda f: bool(f["optimizer_type"]) and f["use_8bit_adam"] and f["optimizer_type"].lower() != "adamw8bit",
-        "({optimizer_type}) contradicts --use_8bit_adam.",
+        "{optimizer_type} contradicts --use_8bit_adam.",
         "Leave --use_8bit_adam out.",
     ),
     Rule(
         "--optimizer_type",
         lambda f: bool(f["optimizer_type"]) and f["use_lion_optimizer"] and f["optimizer_type"].lower() != "lion",
-        "({optimizer_type}) contradicts --use_lion_optimizer.",
+        "{optimizer_type} contradicts --use_lion_optimizer.",
         "Leave --use_lion_optimizer out.",
     ),
     Rule(
         "--adaptive_noise_scale",
         lambda f: f["adaptive_noise_scale"] is not None and f["noise_offset"] is None,
-        "needs --noise_offset.",
+        "It needs --noise_offset.",
         "Add --noise_offset=0.05, or leave it out.",
     ),
     Rule(
         "--cache_latents",
         lambda f: _caches_latents(f) and f["color_aug"],
-        "cannot go with --color_aug, which changes the pictures each time.",
+        "It cannot go with --color_aug, which changes the pictures each time.",
         "Remove one of the two.",
     ),
     Rule(
         "--cache_latents",
         lambda f: _caches_latents(f) and f["random_crop"],
-        "cannot go with --random_crop, which changes the pictures each time.",
+        "It cannot go with --random_crop, which changes the pictures each time.",
         "Remove one of the two.",
     ),
     Rule(
         "--cache_text_encoder_outputs",
         lambda f: _caches_text(f) and not f["network_train_unet_only"] and bool(_rates(f)),
-        "leaves no text encoder to train, but --text_encoder_lr is {text_encoder_lr}.",
+        "It leaves no text encoder to train, but --text_encoder_lr is {text_encoder_lr}.",
         "Add --network_train_unet_only, or leave the caching out to train it.",
     ),
     Rule(
         "--cache_text_encoder_outputs",
         lambda f: _caches_text(f) and not f["network_train_unet_only"] and not _rates(f),
-        "leaves no text encoder to train.",
+        "It leaves no text encoder to train.",
         "--network_train_unet_only is taken as given; add it to say so.",
         "warn",
     ),
     Rule(
         "--zero_terminal_snr",
         lambda f: f["zero_terminal_snr"] and "v_parameterization" in f and not f["v_parameterization"],
-        "without --v_parameterization teaches nothing at the noisiest step.",
+        "Without --v_parameterization it teaches nothing at the noisiest step.",
         "It is meant for models that predict v.",
         "warn",
     ),
     Rule(
         "--min_timestep",
         lambda f: (f["min_timestep"] or 0) >= (f["max_timestep"] or 1000),
-        "({min_timestep}) is not below --max_timestep ({max_timestep}).",
+        "{min_timestep} is not below --max_timestep ({max_timestep}).",
         "Give a range within 0 and 1000.",
     ),
     Rule(
@@ -180,25 +180,25 @@ RULES: tuple[Rule, ...] = (
             and f.given("min_bucket_reso")
             and f.given("max_bucket_reso")
         ),
-        "({min_bucket_reso}) is larger than --max_bucket_reso ({max_bucket_reso}).",
+        "{min_bucket_reso} is larger than --max_bucket_reso ({max_bucket_reso}).",
         "Exchange them.",
     ),
     Rule(
         "--resume_from_huggingface",
         lambda f: f["resume_from_huggingface"] and not f["resume"],
-        "needs --resume, the state's place on the hub.",
+        "It needs --resume, the state's place on the hub.",
         "Add --resume=user/repo/path.",
     ),
     Rule(
         "--save_state_to_huggingface",
         lambda f: f["save_state_to_huggingface"] and not f["huggingface_repo_id"],
-        "needs --huggingface_repo_id.",
+        "It needs --huggingface_repo_id.",
         "Add --huggingface_repo_id=user/name.",
     ),
     Rule(
         "--save_state_to_huggingface",
         lambda f: f["save_state_to_huggingface"] and not (f["save_state"] or f["save_state_on_train_end"]),
-        "uploads states, and none is saved.",
+        "It uploads states, and none is saved.",
         "Add --save_state.",
     ),
     Rule(
@@ -207,48 +207,48 @@ RULES: tuple[Rule, ...] = (
             not f["sample_prompts"]
             and bool(f["sample_every_n_steps"] or f["sample_every_n_epochs"] or f["sample_at_first"])
         ),
-        "is not given, so no sample pictures are drawn.",
+        "It is not given, so no sample pictures are drawn.",
         "Name a file of prompts, one a line.",
         "warn",
     ),
     Rule(
         "--base_weights_multiplier",
         lambda f: len(f["base_weights_multiplier"] or []) > len(f["base_weights"] or []),
-        "has more entries than --base_weights.",
+        "It has more entries than --base_weights.",
         "Give one for each file.",
     ),
     Rule(
         "--persistent_data_loader_workers",
         lambda f: f["persistent_data_loader_workers"] and f["max_data_loader_n_workers"] == 0,
-        "has no effect with --max_data_loader_n_workers=0.",
-        "It is left aside.",
+        "It has no effect with --max_data_loader_n_workers=0 and is left aside.",
+        "",
         "note",
     ),
     Rule(
         "--lowram",
         lambda f: f["lowram"] and f["highvram"],
-        "and --highvram ask for opposite things.",
+        "--lowram and --highvram ask for opposite things.",
         "Keep one of them.",
         "warn",
     ),
     Rule(
         "--initial_epoch",
         lambda f: f["initial_epoch"] is not None and f["initial_step"] is not None,
-        "is left aside: --initial_step is given too.",
+        "It is left aside: --initial_step is given too.",
         "Keep one of them.",
         "note",
     ),
     Rule(
         "--dataset_config",
         lambda f: f["dataset_config"] and any(f[name] for name in ("train_data_dir", "reg_data_dir", "in_json")),
-        "describes the pictures, so --train_data_dir, --reg_data_dir and --in_json are left aside.",
+        "It describes the pictures, so --train_data_dir, --reg_data_dir and --in_json are left aside.",
         "Remove one or the other.",
         "warn",
     ),
     Rule(
         "--in_json",
         lambda f: f["in_json"] and not f["train_data_dir"] and not f["dataset_config"],
-        "needs --train_data_dir, where its pictures are.",
+        "It needs --train_data_dir, where its pictures are.",
         "Add --train_data_dir=folder.",
     ),
 )
@@ -335,9 +335,9 @@ def judge(flags: Flags) -> Iterator[Problem]:
     for name in flags.changed():
         served = flags_of(flags.script)[name].served
         if served.kind == "stops":
-            yield Problem(f"--{name}", "cannot be honoured.", served.text, check="settings")
+            yield Problem(f"--{name}", "It cannot be honoured here.", served.text, check="settings")
         elif served.kind == "otherwise":
-            yield Problem(f"--{name}", served.text, "", "note", "settings")
+            yield Problem(f"--{name}", f"It {served.text}", "", "note", "settings")
 
 
 class _Shown(dict):
@@ -361,7 +361,7 @@ def _ranges(flags: Flags) -> Iterator[Problem]:
             value = flags.maybe(name)
             if value is None or (value == 0 and name in ZERO_IS_OFF) or fits(value):
                 continue
-            yield Problem(f"--{name}", f"is {value}, which makes no sense.", f"Give {words}.", check="settings")
+            yield Problem(f"--{name}", f"{value} makes no sense.", f"Give {words}.", check="settings")
     for rate in flags["text_encoder_lr"] or []:
         if rate < 0:
-            yield Problem("--text_encoder_lr", f"is {rate}, which makes no sense.", "Give 0 or more.", check="settings")
+            yield Problem("--text_encoder_lr", f"{rate} makes no sense.", "Give 0 or more.", check="settings")

@@ -110,7 +110,7 @@ def _steps(flags: Flags, name: str, problems: list[Problem]) -> int | float:
         problems.append(
             Problem(
                 f"--{name}",
-                f"is {value}: neither a number of steps nor a part of all steps.",
+                f"It is {value}: neither a number of steps nor a part of all steps.",
                 "Write 100, 0.05 or 5%.",
                 check="settings",
             )

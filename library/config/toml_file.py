@@ -94,7 +94,7 @@ def config_path(typed: str) -> Path:
         names = [one.name for one in path.parent.iterdir() if one.suffix.lower() in (".toml", ".json")]
         close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
         remedy = f"Near it there is {', '.join(close)}." if close else remedy
-    raise UserError(Problem("--config_file", f"there is no file {path}.", remedy, check="settings"))
+    raise UserError(Problem("--config_file", f"There is no file {path}.", remedy, check="settings"))
 
 
 def merge_file(flags: Flags, path: Path) -> tuple[Flags, list[Problem]]:
@@ -114,7 +114,7 @@ def merge_file(flags: Flags, path: Path) -> tuple[Flags, list[Problem]]:
         else:
             unknown.append(entry)
     if empty:
-        reading.note(path.name, f"empty values count as not given: {', '.join(empty)}", "")
+        reading.note(path.name, f"Empty values count as not given: {', '.join(empty)}.", "")
     typed = {name: flags[name] for name in flags.origins}
     _mend_front_keys(front, reading, typed)
     _judge_unknown(unknown, reading)
@@ -127,7 +127,7 @@ def _entries(text: SettingsText, reading: FileReading) -> list[Entry]:
     """All keys of all tables, flattened; a later one of the same name replaces an earlier one."""
     if "datasets" in text.data or (isinstance(text.data.get("general"), dict) and "subsets" in text.data["general"]):
         reading.stop(
-            text.at("datasets"), "this file describes data sets.", f"Give it with --dataset_config {text.path.name}."
+            text.at("datasets"), "This file describes data sets.", f"Give it with --dataset_config {text.path.name}."
         )
         return []
     found: dict[str, Entry] = {}
@@ -157,7 +157,7 @@ def _read_entry(entry: Entry, reading: FileReading, empty: list[str]) -> None:
             empty.append(entry.key)
         return
     if understood:
-        reading.note(entry.where, f"{entry.key}: {understood}", "")
+        reading.note(entry.where, f"{entry.key}: {understood}.", "")
     reading.values[entry.key] = value
     reading.origins[entry.key] = entry.where
 
@@ -169,18 +169,18 @@ def _mend_front_keys(entries: list[Entry], reading: FileReading, typed: dict[str
         meaning = FRONT_KEYS[entry.key]
         taken = [name for name in meaning.unless if name in reading.values or name in typed]
         if not meaning.flag:
-            reading.note(entry.where, f"{entry.key}: {meaning.text}", "")
+            reading.note(entry.where, f"{entry.key}: {meaning.text}.", "")
         elif entry.key in NETWORK_ARGS_KEYS:
             _into_network_args(entry, reading, typed)
         elif not entry.value or (entry.key in rates and entry.key != next(iter(rates))):
             continue
         elif meaning.flag == "lr_warmup_steps" and _constant_rate(reading, typed):
-            reading.note(entry.where, f"{entry.key}: a constant learning rate has no warm-up", "It is left aside.")
+            reading.note(entry.where, f"{entry.key} is left aside: a constant learning rate has no warm-up.", "")
         elif taken:
             reading.note(
                 entry.where,
-                f"{entry.key}: {meaning.text}, which is given too ({', '.join(taken)})",
-                "It is left aside.",
+                f"{entry.key} is left aside: it {meaning.text}, and {' and '.join(taken)} is given.",
+                "",
             )
         elif entry.key in rates:
             _move(
@@ -203,7 +203,7 @@ def _move(entry: Entry, name: str, reading: FileReading) -> None:
     except NotUnderstood as error:
         reading.stop(entry.where, f"{entry.key}: {error.args[0]}.", error.args[1])
         return
-    reading.note(entry.where, f"{entry.key} stands for a flag", f"It is read as {name} = {value}.")
+    reading.note(entry.where, f"{entry.key} is read as {name} = {value}.", "")
     reading.values[name] = value
     reading.origins[name] = entry.where
 
@@ -215,9 +215,7 @@ def _into_network_args(entry: Entry, reading: FileReading, typed: dict[str, Any]
         return
     reading.values["network_args"] = [*args, f"{entry.key}={entry.value}"]
     reading.origins.setdefault("network_args", entry.where)
-    reading.note(
-        entry.where, f"{entry.key} stands beside the flags", f"It is read as network_args {entry.key}={entry.value}."
-    )
+    reading.note(entry.where, f"{entry.key} is read as network_args {entry.key}={entry.value}.", "")
 
 
 def _judge_unknown(entries: list[Entry], reading: FileReading) -> None:
@@ -228,13 +226,13 @@ def _judge_unknown(entries: list[Entry], reading: FileReading) -> None:
         scripts = scripts_with(entry.key) or ((OTHER_SCRIPTS[entry.key],) if entry.key in OTHER_SCRIPTS else ())
         near = None if scripts else misspelt(entry.key, known)
         if near:
-            reading.stop(entry.where, f"there is no setting {mask(entry.key)}.", f"Did you mean {near}?")
+            reading.stop(entry.where, f"There is no setting {mask(entry.key)}.", f"Did you mean {near}?")
         else:
             left.append(f"{mask(entry.key)} ({', '.join(scripts)})" if scripts else mask(entry.key))
     if left:
         reading.note(
             reading.text.path.name,
-            f"settings that {reading.script} does not have, left aside: {', '.join(left)}",
+            f"Settings that {reading.script} does not have are left aside: {', '.join(left)}.",
             "Remove them, or check their names.",
             "warn",
         )
@@ -245,7 +243,7 @@ def _write_and_exit(flags: Flags) -> None:
     if not flags["config_file"]:
         raise UserError(
             Problem(
-                "--output_config", "no file is named to write to.", "Add --config_file=name.toml.", check="settings"
+                "--output_config", "No file is named to write to.", "Add --config_file=name.toml.", check="settings"
             )
         )
     path = Path(flags["config_file"])

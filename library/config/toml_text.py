@@ -82,7 +82,10 @@ def decode(path: Path) -> tuple[str, list[Problem]]:
     except OSError as error:
         raise UserError(
             Problem(
-                str(path), f"cannot be read: {error.strerror}.", "Check the path and the permissions.", check="settings"
+                str(path),
+                f"It cannot be read: {error.strerror}.",
+                "Check the path and the permissions.",
+                check="settings",
             )
         ) from None
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -99,14 +102,14 @@ def decode(path: Path) -> tuple[str, list[Problem]]:
         return text, [
             Problem(
                 path.name,
-                "is not UTF-8",
-                f"It was read as {encoding}; save it as UTF-8 to be safe.",
+                f"It is not UTF-8 and was read as {encoding}.",
+                "Save it as UTF-8 to be safe.",
                 "warn",
                 "settings",
             )
         ]
     raise UserError(
-        Problem(path.name, "is not text in any encoding known here.", "Save it as UTF-8.", check="settings")
+        Problem(path.name, "It is not text in any encoding known here.", "Save it as UTF-8.", check="settings")
     )
 
 
@@ -117,7 +120,7 @@ def _load_json(path: Path, text: str) -> dict[str, Any]:
         raise UserError(
             Problem(
                 f"{path.name}:{error.lineno}",
-                f"is not valid JSON: {error.msg}.",
+                f"It is not valid JSON: {error.msg}.",
                 "Write paths with / or double every backslash; the last entry has no comma.",
                 check="settings",
             )
@@ -126,7 +129,7 @@ def _load_json(path: Path, text: str) -> dict[str, Any]:
         raise UserError(
             Problem(
                 path.name,
-                f"holds a {type(data).__name__}, not settings by name.",
+                f"It holds a {type(data).__name__}, not settings by name.",
                 "A settings file is one { ... }.",
                 check="settings",
             )
@@ -150,8 +153,8 @@ def _mend_paths(path: Path, text: str) -> tuple[str, list[Problem]]:
             notes.append(
                 Problem(
                     f"{path.name}:{index + 1}",
-                    f"backslashes in double quotes mean something else in TOML: {mask(line.strip())}",
-                    f"It is read as {mask(mended.strip())}; write / or single quotes.",
+                    f"Backslashes in double quotes mean something else in TOML; this is read as {mask(mended.strip())}",
+                    "Write / or single quotes.",
                     "warn",
                     "settings",
                 )
@@ -214,7 +217,7 @@ def diagnose(path: Path, text: str, message: str) -> list[Problem]:
     return [
         Problem(
             where,
-            f"is not valid TOML: {message}" + (f" in: {mask(line)}" if line else "") + ".",
+            f"It is not valid TOML: {message}" + (f" in: {mask(line)}" if line else "") + ".",
             "One setting a line: name = value; text in quotes, true and false in small letters.",
             check="settings",
         )
@@ -245,7 +248,7 @@ def _suspects(text: str) -> Iterator[tuple[int, str, str]]:
         elif value.startswith('"') and (value.count('"') == 1 or value.endswith('\\"')) and not value.startswith('"""'):
             yield (
                 number,
-                f"the quotes of {key} do not close: {seen_value}",
+                f"The quotes of {key} do not close: {seen_value}",
                 f"Write {key} = '...' in single quotes, without a backslash at the end.",
             )
         elif re.match(r"^[A-Za-z_./\\~<$%]", value) and value not in ("true", "false", "inf", "nan"):
@@ -269,7 +272,7 @@ def _control_characters(found: SettingsText, table: Any, keys: KeyPath = ()) -> 
         ):
             yield Problem(
                 found.at(*keys, key),
-                f"the path {value!r} contains control characters: a backslash in double quotes was "
+                f"The path {value!r} contains control characters: a backslash in double quotes was "
                 "taken for a line break or a tab.",
                 "Write it with / or in single quotes.",
                 check="settings",

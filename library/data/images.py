@@ -5,18 +5,22 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from library.util.records import Problem, UserError
 
+from . import files
 from .buckets import Placement, Size, kept_region
+from .resize import resize
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
+    from PIL import Image
 
-INTERPOLATIONS = {"lanczos": "LANCZOS4", "nearest": "NEAREST", "bilinear": "LINEAR", "linear": "LINEAR", "bicubic": "CUBIC",
-                  "cubic": "CUBIC", "area": "AREA"}
-"""``--resize_interpolation`` -> OpenCV's name."""
+TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
+         8: "ROTATE_90"}
+"""EXIF orientation -> Pillow's name of the turn that sets the picture upright."""
 
 
 def read(path: Path, alpha: bool = False, upright: bool = True) -> np.ndarray:
@@ -25,51 +29,44 @@ def read(path: Path, alpha: bool = False, upright: bool = True) -> np.ndarray:
     Transparency is dropped without a background, as kohya does; 16-bit grey is scaled to 8 bits.
     """
     import numpy as np
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
-        with Image.open(path) as image:
-            image.load()
-            if upright:
-                image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I;16") or image.mode == "I":
-                image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-            return np.array(image.convert("RGBA" if alpha else "RGB"), np.uint8)
-    except (OSError, ValueError, SyntaxError) as error:
+        with files.opened(path) as image:
+            turn = TURNS.get(files.orientation_of(image)) if upright else None
+            image = _eight_bits(image)
+            image = image if image.mode == ("RGBA" if alpha else "RGB") else image.convert("RGBA" if alpha else "RGB")
+            if turn is not None:
+                image = image.transpose(Image.Transpose[turn])
+            return np.array(image, np.uint8)
+    except (*files.UNREADABLE, Image.DecompressionBombError) as error:
         raise UserError(Problem(str(path), f"this picture cannot be read: {error}.",
                                 "Open and save it again with a picture program, or remove it.")) from error
 
 
-def resize(image: np.ndarray, size: Size, interpolation: str | None = None) -> np.ndarray:
-    """Scale to (width, height): by area where both sides shrink or stay, else Lanczos; or as asked for."""
-    height, width = image.shape[:2]
-    if (width, height) == size:
-        return image
-    shrinks = width >= size[0] and height >= size[1]
-    if interpolation is None and not shrinks:
-        return _pillow_lanczos(image, size)
-    import cv2
-
-    name = "AREA" if interpolation is None else INTERPOLATIONS[interpolation]
-    return cv2.resize(image, size, interpolation=getattr(cv2, f"INTER_{name}"))
-
-
-def _pillow_lanczos(image: np.ndarray, size: Size) -> np.ndarray:
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit and 32-bit grey as 8-bit grey; Pillow's own conversion would cut off everything above 255."""
     import numpy as np
     from PIL import Image
 
-    return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return image
+    values = np.asarray(image, np.float64)
+    top = 65535 if values.max() > 255 else 255
+    return Image.fromarray(np.clip(values / top * 255, 0, 255).astype(np.uint8))
 
 
-def cut(image: np.ndarray, size: Size, rng: random.Random | None) -> tuple[np.ndarray, tuple[int, int]]:
-    """Cut to (width, height) from the middle, or at random where ``rng`` is given -> (picture, (left, top))."""
-    offsets = []
-    for axis, wanted in ((1, size[0]), (0, size[1])):
-        spare = image.shape[axis] - wanted
-        offset = 0 if spare <= 0 else (spare // 2 if rng is None else rng.randint(0, spare))
-        image = image[:, offset:offset + wanted] if axis == 1 else image[offset:offset + wanted]
-        offsets.append(offset)
-    return image, (offsets[0], offsets[1])
+@dataclass(frozen=True)
+class Cut:
+    """Where a picture was cut after scaling, so that its mask is cut alike. Sizes as (width, height)."""
+
+    resized: Size
+    left: int
+    top: int
+    size: Size
+
+    def of(self, image: np.ndarray) -> np.ndarray:
+        return image[self.top:self.top + self.size[1], self.left:self.left + self.size[0]]
 
 
 @dataclass(frozen=True)
@@ -80,45 +77,86 @@ class Fitted:
     """uint8 HxWxC."""
     original: Size
     ltrb: tuple[float, float, float, float]
-    offset: tuple[int, int]
-    """(left, top) of the cut, in the scaled picture."""
+    cut: Cut
 
 
 def fit(image: np.ndarray, placement: Placement, interpolation: str | None, rng: random.Random | None) -> Fitted:
-    """Scale and cut a picture for its bucket; ``rng`` cuts at random (``--random_crop``)."""
+    """Scale and cut a picture for its bucket, from the middle, or at random by ``rng`` (columns drawn before rows)."""
     original = (image.shape[1], image.shape[0])
-    pixels, offset = cut(resize(image, placement.resized, interpolation), placement.bucket, rng)
-    return Fitted(pixels, original, kept_region(original, placement.bucket), offset)
+    spare = placement.resized[0] - placement.bucket[0], placement.resized[1] - placement.bucket[1]
+    left, top = ((side // 2 if rng is None else rng.randint(0, side)) if side > 0 else 0 for side in spare)
+    cut = Cut(placement.resized, left, top, placement.bucket)
+    pixels = cut.of(resize(image, placement.resized, interpolation))
+    return Fitted(pixels, original, kept_region(original, placement.bucket), cut)
+
+
+def cut_at_random(image: np.ndarray, size: Size, rng: random.Random) -> Fitted:
+    """Cut without scaling, as ``--random_crop`` does without buckets (rows drawn before columns).
+
+    kohya then tells the model the cut's size as the original's.
+    """
+    height, width = image.shape[:2]
+    top = rng.randint(0, height - size[1]) if height > size[1] else 0
+    left = rng.randint(0, width - size[0]) if width > size[0] else 0
+    cut = Cut((width, height), left, top, size)
+    return Fitted(cut.of(image), size, (0, 0, 0, 0), cut)
 
 
 def face_of(path: Path) -> tuple[int, int, int, int] | None:
     """(centre x, centre y, width, height) of a face from a name such as ``pic_120_80_64_64.png``."""
     parts = path.stem.split("_")
-    if len(parts) < 5 or not all(part.isdigit() for part in parts[-4:]):
+    if len(parts) < 5 or not all(part.isdecimal() for part in parts[-4:]) or int(parts[-4]) <= 0:
         return None
-    return tuple(map(int, parts[-4:]))
+    x, y, width, height = map(int, parts[-4:])
+    return x, y, width, height
 
 
-def cut_around_face(image: np.ndarray, path: Path, size: Size, faces: tuple[float, float], rng: random.Random) -> np.ndarray:
-    """Scale so that the face takes between 1/faces[1] and 1/faces[0] of the short side, then cut around it."""
-    centre_x, centre_y, face_w, face_h = face_of(path)
+@dataclass(frozen=True)
+class FaceCrop:
+    """``--face_crop_aug_range``: by how much the short side may be larger than the face, at least and at most."""
+
+    low: float
+    high: float
+    at_random: bool = False
+    """Also move the cut (``--random_crop``)."""
+    interpolation: str | None = None
+
+
+def cut_around_face(image: np.ndarray, face: tuple[int, int, int, int], size: Size, crop: FaceCrop,
+                    rng: random.Random) -> Fitted:
+    """Scale so that the face takes a part of the short side that ``crop`` asks for, then cut around it.
+
+    Never grows the picture and never lets it become smaller than ``size``. Draws as kohya: scale, then rows, then columns.
+    """
     height, width = image.shape[:2]
     if (width, height) == size:
-        return image
-    face, side = max(face_w, face_h), min(size)
+        return Fitted(image, size, (0, 0, 0, 0), Cut(size, 0, 0, size))
+    extent, short = max(face[2:]), min(size)
     fills = max(size[1] / height, size[0] / width)
-    smallest = min(1.0, max(fills, side / (face * faces[1])))
-    largest = min(1.0, max(fills, side / (face * faces[0])))
-    scale = smallest if smallest >= largest else rng.uniform(smallest, largest)
-    image = resize(image, (max(size[0], int(width * scale + 0.5)), max(size[1], int(height * scale + 0.5))), "area")
-    for axis, wanted, centre in ((0, size[1], centre_y), (1, size[0], centre_x)):
-        start = min(max(int(centre * scale + 0.5) - wanted // 2, 0), image.shape[axis] - wanted)
-        image = image[start:start + wanted] if axis == 0 else image[:, start:start + wanted]
-    return image
+    least = min(1.0, max(fills, short / (extent * crop.high)))
+    most = min(1.0, max(least, short / (extent * crop.low)))
+    scale = least if least >= most else rng.uniform(least, most)
+    resized = int(width * scale + 0.5), int(height * scale + 0.5)
+    top = _face_offset(resized[1], size[1], int(face[1] * scale + 0.5), (extent, short), crop, rng)
+    left = _face_offset(resized[0], size[0], int(face[0] * scale + 0.5), (extent, short), crop, rng)
+    cut = Cut(resized, left, top, size)
+    return Fitted(cut.of(resize(image, resized, crop.interpolation)), size, (0, 0, 0, 0), cut)
+
+
+def _face_offset(length: int, wanted: int, centre: int, extents: tuple[int, int], crop: FaceCrop, rng: random.Random) -> int:
+    """Where a cut of ``wanted`` begins on an axis so that the face is near its middle; ``extents``: (face, short side)."""
+    offset = centre - wanted // 2
+    face, short = extents
+    if crop.at_random:
+        reach = max(length - centre, centre)
+        offset += rng.randint(0, reach) + rng.randint(0, reach) - reach
+    elif crop.low != crop.high and face > short // 10 and face >= 40:
+        offset += rng.randint(-face // 20, face // 20)
+    return max(0, min(offset, length - wanted))
 
 
 def shift_colours(image: np.ndarray, rng: random.Random) -> np.ndarray:
-    """One time in three turn the hue by up to 16 degrees or apply a gamma of 0.95 to 1.05 (``--color_aug``)."""
+    """One time in three turn the hue by up to 16 degrees, or raise the values to a power of 0.95 to 1.05 (``--color_aug``)."""
     import numpy as np
     from PIL import Image
 
@@ -126,22 +164,24 @@ def shift_colours(image: np.ndarray, rng: random.Random) -> np.ndarray:
         return image
     if rng.random() > 0.5:
         hsv = np.array(Image.fromarray(image).convert("HSV"))
-        turn = round(rng.uniform(-8, 8) / 180 * 256)
-        hsv[..., 0] = (hsv[..., 0].astype(np.int16) + turn) % 256
-        return np.array(Image.fromarray(hsv, "HSV").convert("RGB"))
-    return (255 * (image / 255) ** rng.uniform(0.95, 1.05)).round().astype(np.uint8)
+        turn = rng.uniform(-8, 8) / 180 * 256
+        hsv[..., 0] = ((hsv[..., 0] + turn) % 256).astype(np.uint8)
+        return np.array(Image.merge("HSV", [Image.fromarray(band) for band in np.moveaxis(hsv, -1, 0)]).convert("RGB"))
+    return np.clip(image.astype(np.float64) ** rng.uniform(0.95, 1.05), 0, 255).astype(np.uint8)
 
 
-def to_tensor(pixels: np.ndarray) -> Any:
+def to_tensor(pixels: np.ndarray) -> torch.Tensor:
     """uint8 HxWx3 -> float32 3xHxW in [-1, 1], rounded as torchvision's ToTensor and Normalize do it."""
+    import numpy as np
     import torch
 
-    tensor = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).float() / 255
-    return (tensor - 0.5) / 0.5
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float().div_(255)
+    return tensor.sub_(0.5).div_(0.5)
 
 
-def to_mask(values: np.ndarray) -> Any:
+def to_mask(values: np.ndarray) -> torch.Tensor:
     """uint8 HxW -> float32 1xHxW in 0..1."""
+    import numpy as np
     import torch
 
-    return torch.from_numpy(values.copy()).float()[None] / 255
+    return torch.from_numpy(np.ascontiguousarray(values)).float()[None].div_(255)

@@ -19,6 +19,10 @@ class ScanRules:
     """Sides of buckets must be multiples of this."""
     cache_suffix: str = "_sd"
     text_cache_suffix: str | None = None
+    latents_cached: bool = False
+    """Latents are cached: kohya then scales and cuts pictures of any size to the resolution, buckets or not."""
+    seed: int = 0
+    """The run's; shuffles what is held out for validation where ``validation_seed`` is not given."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ class DatasetPlan:
     validation: tuple[Item, ...] = ()
     problems: tuple[Problem, ...] = ()
     rules: tuple[BucketRules, ...] = ()
-    tag_frequency: dict[str, dict[str, int]] = field(default_factory=dict)
+    tag_frequency: tuple[dict[str, dict[str, int]], ...] = ()
+    """For each part: folder's name -> tag -> in how many captions."""
     kohya_seed: int | None = None
     """kohya's seed of the data order where the validation split drew numbers before it; None: the run's first draw."""
 
@@ -85,6 +90,15 @@ class DatasetPlan:
     def reg_images(self, part: int) -> int:
         """Regularisation pictures times the repeats of their folders, before they were balanced (kohya's count)."""
         return sum(one.images * one.config.num_repeats for one in self.subsets if one.part == part and one.config.is_reg)
+
+    def reg_images(self, part: int | None = None) -> int:
+        """Regularisation pictures times the repeats of their folders, before they are matched to the training pictures."""
+        return sum(subset.images * subset.config.num_repeats for subset in self.subsets
+                   if subset.config.is_reg and (part is None or subset.part == part))
+
+    def is_dreambooth(self, part: int) -> bool:
+        """True for folders of pictures, False for a metadata file (kohya's fine-tuning method)."""
+        return all(subset.metadata_file is None for subset in self.parts[part].subsets)
 
     @property
     def has_strengths(self) -> bool:
@@ -104,5 +118,7 @@ class DatasetPlan:
 
     def mean_ratio_error(self, part: int) -> float | None:
         """Mean distance of the pictures' ratios from their buckets'; None without buckets."""
+        if not self.parts[part].enable_bucket:
+            return None
         errors = [abs(item.placement.ratio_error) for item in self.items if item.part == part]
-        return sum(errors) / len(errors) if errors and self.parts[part].enable_bucket else None
+        return sum(errors) / len(errors) if errors else 0.0

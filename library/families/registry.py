@@ -14,6 +14,7 @@ from library.util.records import Problem, UserError
 MODULES = {
     "sd1": "library.families.sd1",
     "sdxl": "library.families.sdxl",
+    "flux1": "library.families.flux1",
 }
 """Name -> module, in the order in which detection asks them."""
 

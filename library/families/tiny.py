@@ -62,3 +62,11 @@ def _mend(module: Any) -> None:
             if not torch.isfinite(p).all() or (p.dim() > 1 and not p.any()):
                 p.copy_(torch.randn_like(p) * 0.02)
             assert torch.isfinite(p).all(), name
+
+
+def t5_tokenizer() -> Any:
+    """A T5 tokenizer that spells text in single ASCII letters."""
+    from transformers import T5Tokenizer
+
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0), *((chr(c), -3.0) for c in range(33, 127))]
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)

@@ -124,25 +124,34 @@ def empty(make: Callable[[], nn.Module]) -> nn.Module:
         return make()
 
 
-def fill(module: nn.Module, places: Mapping[str, Place], dtype: torch.dtype, device: str, what: str) -> Any:
+Source = Place | tuple[Place, ...]
+"""Where a tensor lies: one place, or several that are put together along the first axis."""
+
+
+def fill(module: nn.Module, places: Mapping[str, Source], dtype: torch.dtype, device: str, what: str) -> Any:
     """Read every parameter and persistent buffer of ``module`` from ``places`` (by its own names); frozen, eval mode.
 
     Raises UserError naming ``what`` (a part, in words) where tensors are missing or have another shape.
     """
+    import torch
+
     wanted = {name: tuple(t.shape) for name, t in module.state_dict().items()}
-    _check(wanted, places, what)
+    lists = {name: (p,) if isinstance(p, Place) else p for name, p in places.items()}
+    _check(wanted, lists, what)
     with Reader() as reader:
-        for name in sorted(wanted, key=lambda n: (str(places[n].path), places[n].offset)):
-            tensor = reader.read(places[name], dtype, device).reshape(wanted[name])
-            _assign(module, name, tensor)
+        for name in sorted(wanted, key=lambda n: (str(lists[n][0].path), lists[n][0].offset)):
+            pieces = [reader.read(place, dtype, device) for place in lists[name]]
+            tensor = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            _assign(module, name, tensor.reshape(wanted[name]))
     module.requires_grad_(False)
     return module.to(device).eval()
 
 
-def _check(wanted: Mapping[str, tuple[int, ...]], places: Mapping[str, Place], what: str) -> None:
+def _check(wanted: Mapping[str, tuple[int, ...]], places: Mapping[str, tuple[Place, ...]], what: str) -> None:
     missing = [n for n in wanted if n not in places]
-    wrong = [n for n, shape in wanted.items() if n in places and _core(places[n].shape) != _core(shape)]
-    where = str(next((p.path for p in places.values()), what))
+    shapes = {n: (sum(p.shape[0] for p in ps), *ps[0].shape[1:]) if ps[0].shape else () for n, ps in places.items()}
+    wrong = [n for n, shape in wanted.items() if n in shapes and _core(shapes[n]) != _core(shape)]
+    where = str(next((ps[0].path for ps in places.values()), what))
     if missing:
         raise UserError(
             Problem(
@@ -157,7 +166,7 @@ def _check(wanted: Mapping[str, tuple[int, ...]], places: Mapping[str, Place], w
             Problem(
                 where,
                 f"{len(wrong)} tensors of {what} have another shape than this architecture's "
-                f"({name}: {list(places[name].shape)} instead of {list(wanted[name])}).",
+                f"({name}: {list(shapes[name])} instead of {list(wanted[name])}).",
                 "The file is of another architecture or a special version of it.",
             )
         )
@@ -211,11 +220,16 @@ def candidates(folder: Path, dtype: str) -> list[Path]:
 
 
 def usable(header: Header, where: str | None = None) -> Header:
-    """The header itself; UserError where the file is missing, damaged or contains code."""
-    if header.readable and header.kind != FileKind.GGUF:
-        return header
-    detail = "is a GGUF file: its weights are quantised and cannot be trained on" if header.readable else header.detail
-    raise UserError(Problem(where or str(header.path), f"{detail}.", REMEDIES.get(header.kind, "Choose another file.")))
+    """The header itself; UserError where the file is missing, damaged, quantised or contains code."""
+    place = where or str(header.path)
+    if not header.readable:
+        raise UserError(Problem(place, f"{header.detail}.", REMEDIES.get(header.kind, "Choose another file.")))
+    scaled = any(name.endswith((".scale_weight", ".weight_scale", "scaled_fp8")) for name in header.shapes)
+    if header.kind == FileKind.GGUF or scaled:
+        form = "scaled 8-bit" if scaled else "GGUF"
+        detail = f"is a {form} file: its weights are quantised and cannot be trained on."
+        raise UserError(Problem(place, detail, REMEDIES[FileKind.GGUF]))
+    return header
 
 
 REMEDIES = {

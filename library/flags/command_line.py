@@ -9,6 +9,7 @@ from typing import Any
 
 from library.flags.convert import NotUnderstood, convert, problem
 from library.flags.flag import Flag, boolean
+from library.flags.hidden import shown
 from library.flags.parser import CollectingParser, help_text
 from library.flags.scripts import NETWORK
 from library.flags.table import flags_of
@@ -16,7 +17,6 @@ from library.flags.traps import DASHES, MARKS, mend
 from library.flags.unknown import ambiguous, stray, unknown_option
 from library.flags.values import COMMAND_LINE, Flags, defaults
 from library.util.records import Problem, UserError
-from library.util.secrets import mask
 
 
 @dataclass
@@ -58,7 +58,7 @@ def collect(argv: Sequence[str] | None = None, script: str = NETWORK) -> tuple[F
         raise SystemExit(0)
     for typed, name in parser.abbreviations.items():
         if name in table:
-            reading.note(typed, f"is short for --{name}", f"It is read as --{name}.")
+            reading.note(typed, f"Short for --{name}.", "")
     for name, times in given.items():
         _read_flag(table[name], times, reading)
     _judge_rest(rest, parser, mended.tokens, reading)
@@ -71,8 +71,8 @@ def _read_flag(flag: Flag, times: list[list[str]], reading: Reading) -> None:
     """Judge the words of one flag; the last time it was given counts."""
     words = times[-1]
     if len(times) > 1 and any(other != words for other in times):
-        shown = "the last one" if flag.secret else mask(" ".join(words)) or "the last one"
-        reading.note(flag.option, f"was given {len(times)} times", f"The last one holds: {shown}.", "warn")
+        last = shown(flag.name, " ".join(words)) or "no value"
+        reading.note(flag.option, f"Given {len(times)} times; the last holds: {last}.", "Keep one of them.", "warn")
     kept = [word for word in words if word.strip() not in MARKS]
     limit = len(kept) if flag.many else 1
     strays = [word for word in words if word.strip() in MARKS] + kept[limit:]
@@ -86,7 +86,7 @@ def _read_flag(flag: Flag, times: list[list[str]], reading: Reading) -> None:
         reading.problems.append(
             Problem(
                 flag.option,
-                "needs a value, and none follows",
+                "It needs a value, and none follows.",
                 f"Write {flag.option}=value; a value that begins with a hyphen needs the =.",
                 check="flags",
             )
@@ -105,7 +105,9 @@ def _read_switch(flag: Flag, words: list[str], strays: list[str], reading: Readi
         strays.insert(0, words[0])
         return True
     reading.note(
-        flag.option, f'is a switch and takes no value ("{words[0]}")', f"It is read as {'on' if value else 'off'}."
+        flag.option,
+        f'"{words[0]}" stands behind a switch; it is read as {"on" if value else "off"}.',
+        f"Write {flag.option} alone, or leave it out.",
     )
     return value
 

@@ -78,7 +78,7 @@ def _straight_dashes(token: str, table: dict[str, Flag], result: Mended) -> str:
     if len(candidates(straight.split("=")[0], table)) != 1:
         return token
     result.note(
-        straight.split("=")[0], f'"{token[:1]}" is a typographic dash', f"It is read as {straight.split('=')[0]}."
+        straight.split("=")[0], f'"{token[:1]}" is a typographic dash; it is read as two hyphens.', "Type -- by hand."
     )
     return straight
 
@@ -88,7 +88,7 @@ def _clean_value(where: str, value: str, result: Mended) -> str:
         kept = value[: _SWALLOWED.search(value).start()]
         result.stop(
             where,
-            f"the value swallowed the flags behind it: {shown(where, value)[:80]}",
+            f"The value swallowed the flags behind it: {shown(where, value)[:80]}",
             "A backslash before the closing quote makes the quote part of the value. "
             f'Write "{shown(where, kept)}" without the last '
             "backslash.",
@@ -97,20 +97,22 @@ def _clean_value(where: str, value: str, result: Mended) -> str:
     if value[:1] and value[0] in OPENING:
         if len(value) > 1 and value[-1] in CLOSING:
             result.note(
-                where, f"typographic quotes around {shown(where, value)}", f"It is read as {shown(where, value[1:-1])}."
+                where,
+                f"Typographic quotes stand around {shown(where, value)}; they are left out.",
+                'Type plain quotes (").',
             )
             return value[1:-1]
         result.stop(
             where,
-            f"typographic quotes in {shown(where, value)}: a shell does not know them, and the value fell apart",
+            f"Typographic quotes in {shown(where, value)}: a shell does not know them, and the value fell apart.",
             'Type plain quotes (") instead of those copied from a web page.',
         )
         return value
     if value.endswith('"') and not value.startswith('"'):
         result.note(
             where,
-            f"the value ends with a quote: {shown(where, value)}",
-            "The quote is left out; end a quoted path without a backslash.",
+            f"The value ends with a quote: {shown(where, value)} The quote is left out.",
+            "End a quoted path without a backslash.",
         )
         return value[:-1]
     return value
@@ -125,7 +127,9 @@ def _continues_value(token: str, result: Mended) -> bool:
 def _join(token: str, result: Mended) -> None:
     option = result.tokens[-1].removesuffix("=")
     result.note(
-        option, f"there is a space between {option}= and its value", f"It is read as {option}={shown(option, token)}."
+        option,
+        f"There is a space after {option}=; it is read as {option}={shown(option, token)}.",
+        "Leave the space out.",
     )
     result.tokens[-1] += token
 
@@ -144,7 +148,7 @@ def _continues_resolution(token: str, option: str, result: Mended, table: dict[s
     result.tokens[-1] = f"{option}={joined}" if last.startswith("--") else joined
     result.note(
         "--resolution",
-        f"the size came as separate words ({before} {token})",
-        f"It is read as {joined}; PowerShell and spaces after a comma split it, quotes keep it together.",
+        f"The size came as separate words ({before} {token}); it is read as {joined}.",
+        f'Write --resolution="{joined}": PowerShell and a space after a comma split it.',
     )
     return True

@@ -48,19 +48,19 @@ def unknown_option(token: str, script: str) -> Problem:
     if option[:1] in DASHES or option[1:2] in DASHES:
         return _stop(
             shown,
-            "the dash in front is a typographic one, copied from a web page",
+            "The dash in front is a typographic one, copied from a web page.",
             f"Type two plain hyphens: --{name}.",
         )
     if name in table:
-        return _stop(shown, "flags are written with two hyphens and underscores", f"Write --{name}.")
+        return _stop(shown, "Flags are written with two hyphens and underscores.", f"Write --{name}.")
     return _stop(
-        shown, f"{script} has no such flag", about_name(name, script) or f'See "python {script} --help" for all flags.'
+        shown, f"{script} has no such flag.", about_name(name, script) or f'See "python {script} --help" for all flags.'
     )
 
 
 def ambiguous(option: str, names: list[str]) -> Problem:
     """An abbreviation of several flags."""
-    return _stop(option, f"may mean {', '.join('--' + name for name in names)}", "Write the name out.")
+    return _stop(option, f"It may mean {', '.join('--' + name for name in names)}.", "Write the name out.")
 
 
 def stray(word: str, after: str, flag: Flag | None) -> Problem:
@@ -70,35 +70,37 @@ def stray(word: str, after: str, flag: Flag | None) -> Problem:
     if not word.strip():
         return _stop(
             where,
-            "there is a blank as a word of its own",
+            "There is a blank as a word of its own.",
             "PowerShell continues a line with a backtick (`) as the very last "
             "character: remove the space behind it, or write everything on one line.",
         )
     if word.strip() in MARKS:
         return _stop(
             where,
-            f'"{word.strip()}" came as a word of its own, and what stands on the lines below was not read',
+            f'"{word.strip()}" came as a word of its own, and what stands on the lines below was not read.',
             continuation(),
         )
     if word.startswith("#"):
         return _stop(
-            where, f'"{shown}" came as a word of its own', "A remark cannot stand inside a command; remove it."
+            where, f'"{shown}" came as a word of its own.', "A remark cannot stand inside a command; remove it."
         )
     if looks_like_placeholder(word):
         return _stop(
             where,
-            f'"{shown}" is not a flag',
+            f'"{shown}" is not a flag.',
             f"{shown} is a placeholder of a guide: put your own settings there or leave it out.",
         )
     if flag is not None and flag.is_switch:
-        return _stop(where, f'"{shown}" follows a switch', f'{flag.option} takes no value; leave "{shown}" out.')
+        return _stop(where, f'"{shown}" follows a switch.', f'{flag.option} takes no value; leave "{shown}" out.')
     if flag is not None and (flag.path or flag.type is str):
         return _stop(
             where,
-            f'"{shown}" does not belong to any flag',
+            f'"{shown}" does not belong to any flag.',
             f'If the value of {flag.option} contains spaces, put quotes around the whole of it: "...".',
         )
-    return _stop(where, f'"{shown}" does not belong to any flag', "Put quotes around values with spaces, or remove it.")
+    return _stop(
+        where, f'"{shown}" does not belong to any flag.', "Put quotes around values with spaces, or remove it."
+    )
 
 
 def continuation() -> str:

@@ -85,10 +85,15 @@ class Place:
 
     def rows(self, part: int, parts: int) -> Place:
         """The ``part``-th of ``parts`` equal slices along the first axis, for fused projections."""
-        assert self.stride is None and self.shape[0] % parts == 0
+        assert self.shape[0] % parts == 0
         n = self.shape[0] // parts
-        piece = replace(self, shape=(n, *self.shape[1:]))
-        return replace(piece, offset=self.offset + part * piece.nbytes)
+        return self.slice(part * n, n)
+
+    def slice(self, first: int, count: int) -> Place:
+        """``count`` rows from ``first`` on."""
+        assert self.stride is None and first + count <= self.shape[0]
+        row = replace(self, shape=(1, *self.shape[1:])).nbytes
+        return replace(self, shape=(count, *self.shape[1:]), offset=self.offset + first * row)
 
     def transposed(self) -> Place:
         """The same matrix with its two axes exchanged."""

@@ -132,16 +132,16 @@ def test_all_unknown_misplaced_and_unreadable_keys_are_named_with_their_lines(tm
         ["--resolution=64"],
     )
     for words in (
-        "d.toml:2: there is no setting resolutoin in [general]. Did you mean resolution?",
+        "d.toml:2: There is no setting resolutoin in [general]. Did you mean resolution?",
         "d.toml:4: is_reg does not belong",
         "d.toml:5: batch_size = 'x' is not a whole number",
-        "d.toml:8: there is no setting num_repeat",
+        "d.toml:8: There is no setting num_repeat",
         "Did you mean num_repeats?",
         "d.toml:9: batch_size does not belong in [[datasets.subsets]]",
-        "d.toml:10: there is no setting repeats",
+        "d.toml:10: There is no setting repeats",
         "called num_repeats",
         "d.toml:11:",
-        "d.toml:12: there is no table genral",
+        "d.toml:12: There is no table genral",
         "Did you mean general?",
     ):
         assert words in found
@@ -153,7 +153,7 @@ def test_all_unknown_misplaced_and_unreadable_keys_are_named_with_their_lines(tm
         ("[general]\n", "no [[datasets]]"),
         ("[[datasets]]\nresolution = 512\n", "no subsets"),
         ("[[datasets]]\nresolution = 512\n[[datasets.subsets]]\nnum_repeats = 1\n", "names no pictures"),
-        ('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "a"\n', "no resolution"),
+        ('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "a"\n', "No resolution"),
         (SIMPLE + 'conditioning_data_dir = "m"\n', "--masked_loss"),
         (SIMPLE + "num_repeats = 0\n", "num_repeats = 0"),
         (SIMPLE + '[[datasets.subsets]]\nmetadata_file = "m.json"\n', "different kinds"),

@@ -206,9 +206,9 @@ def test_all_contradictions_are_reported_together():
         "--network_dim",
         "--optimizer_args",
         "--caption_dropout_rate",
-        "no base model",
-        "no output folder",
-        "no pictures",
+        "No base model",
+        "No output folder",
+        "No pictures",
     ):
         assert words in found
 

@@ -57,7 +57,7 @@ def test_problems_of_line_and_file_are_reported_together(tmp_path):
 
 
 TOLERANT = [
-    ('reg_data_dir = ""', "reg_data_dir", None, "empty values count as not given: reg_data_dir"),
+    ('reg_data_dir = ""', "reg_data_dir", None, "Empty values count as not given: reg_data_dir"),
     ("text_encoder_lr = 5e-5", "text_encoder_lr", [5e-5], "read as the list"),
     ('clip_skip = "2"', "clip_skip", 2, '"2" is read as 2'),
     ("persistent_data_loader_workers = 1", "persistent_data_loader_workers", True, "1 is read as true"),

@@ -207,6 +207,10 @@ def test_lycoris_algorithm_trains_saves_and_goes_on(algo, tmp_path):
     assert all(torch.equal(v, saved[k]) for k, v in network.state_dict().items())
     if algo != "dylora":  # it draws its rank at every call, in evaluation too
         assert torch.allclose(output(text2, unet2), trained, atol=1e-5)
+        with torch.no_grad():
+            again.remove()
+            again.merge_to([text2], unet2)
+        assert torch.allclose(output(text2, unet2), trained, atol=1e-4), "merged equals applied"
 
 
 def test_lycoris_network_from_a_file_has_its_modules(tmp_path):

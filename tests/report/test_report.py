@@ -32,7 +32,8 @@ def report(tmp_path):
     lora = tmp_path / "線画_lora.safetensors"
     lora.write_bytes(b"lora")
     return RunReport(
-        name="線画_lora", output_dir=tmp_path, command=f"accelerate launch train_network.py --huggingface_token {SECRET}",
+        name="線画_lora", output_dir=tmp_path,
+        command=f"accelerate launch train_network.py --huggingface_token {SECRET}",
         program="torch 2", base_model="examples/tiny-sd", family="Stable Diffusion",
         settings=[Setting("network_dim", "4", "command line"), Setting("seed", "1", "default")],
         data=[DataLine("10_zobi", 6, 10, 6), DataLine("1_reg", 6, 10, 0, is_reg=True)], buckets=[("64x64", 12)],
@@ -74,8 +75,8 @@ def test_the_page_is_well_formed_and_asks_no_network(report):
 
 def test_the_page_shows_settings_with_origins_data_files_warnings_and_command(report):
     text = page(report)
-    for words in ("network_dim", "command line", "10_zobi", "regularisation", "64x64", report.files[0].sha256, "ComfyUI",
-                  "accelerate launch train_network.py", "the loss rose &lt;b&gt;once&lt;/b&gt;", "1 min 5 s", "<svg"):
+    for words in ("network_dim", "command line", "10_zobi", "regularisation", "64x64", report.files[0].sha256,
+                  "ComfyUI", "accelerate launch train_network.py", "the loss rose &lt;b&gt;once&lt;/b&gt;", "1 min 5 s", "<svg"):
         assert words in text, words
 
 

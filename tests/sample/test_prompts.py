@@ -17,8 +17,8 @@ def write(folder, name, text, encoding="utf-8"):
 
 
 def test_every_option_of_a_line_is_read():
-    line = parse_line("a cat, sitting --n blurry, low quality --w 768 --h 512 --d 42 --s 28 --l 7.5 --g 3.5 --ss euler_a "
-                      "--cn pose.png --ctr 0.25 --rcfg 1.0 --fs 3.0 --am -0.5")
+    line = parse_line("a cat, sitting --n blurry, low quality --w 768 --h 512 --d 42 --s 28 --l 7.5 --g 3.5 "
+                      "--ss euler_a --cn pose.png --ctr 0.25 --rcfg 1.0 --fs 3.0 --am -0.5")
     assert line == PromptLine("a cat, sitting", "blurry, low quality", 768, 512, 42, 28, 7.5, 3.5, "euler_a",
                               Path("pose.png"), 0.25, 1.0, 3.0, -0.5)
 
@@ -28,7 +28,8 @@ def test_what_a_line_leaves_open_stays_open():
 
 
 def test_options_are_read_in_any_case_and_a_prompt_may_hold_dashes():
-    assert parse_line("a well-lit cat -- really --W 64 --D 7") == PromptLine("a well-lit cat -- really", width=64, seed=7)
+    prompt = "a well-lit cat -- really"
+    assert parse_line(f"{prompt} --W 64 --D 7") == PromptLine(prompt, width=64, seed=7)
 
 
 def test_a_line_may_begin_with_an_option():
@@ -66,7 +67,8 @@ def test_all_that_is_wrong_in_a_file_is_said_with_its_line(tmp_path):
 
 
 def test_toml_subsets_take_the_defaults_of_the_prompt_table(tmp_path):
-    path = write(tmp_path, "p.toml", '[prompt]\nwidth = 64\nsample_steps = 9\n[[prompt.subset]]\nprompt = "a cat"\nseed = 1\n'
+    path = write(tmp_path, "p.toml", '[prompt]\nwidth = 64\nsample_steps = 9\n'
+                                     '[[prompt.subset]]\nprompt = "a cat"\nseed = 1\n'
                                      '[[prompt.subset]]\nprompt = "a dog"\nwidth = 128\nsample_sampler = "euler"\n')
     assert read_prompts(path) == (PromptLine("a cat", width=64, steps=9, seed=1),
                                   PromptLine("a dog", width=128, steps=9, sampler="euler", index=1))
@@ -83,8 +85,9 @@ def test_json_lists_hold_lines_and_tables(tmp_path):
 
 
 def test_json_of_slider_guides_gives_names_and_strengths(tmp_path):
-    path = write(tmp_path, "p.json", json.dumps({"plain": "a face", "old": {"prompt": "a face", "adapter_strength": 1.2},
-                                                 "none": {"prompt": "a face", "adapter_strength": 0}}))
+    path = write(tmp_path, "p.json", json.dumps({
+        "plain": "a face", "old": {"prompt": "a face", "adapter_strength": 1.2},
+        "none": {"prompt": "a face", "adapter_strength": 0}}))
     assert [(line.name, line.prompt, line.adapter_strength) for line in read_prompts(path)] == [
         ("plain", "a face", None), ("old", "a face", 1.2), ("none", "a face", 0.0)]
 

@@ -26,8 +26,8 @@ def test_small_pictures_are_magnified_without_blur():
 
 
 def test_captions_stand_above_and_never_cover_a_picture():
-    sheet = strip([Row((Cell(colour("red"), "before"), Cell(colour("blue"), "a much longer caption that wraps")), "title")],
-                  "heading", scale=2)
+    cells = Cell(colour("red"), "before"), Cell(colour("blue"), "a much longer caption that wraps")
+    sheet = strip([Row(cells, "title")], "heading", scale=2)
     reds = sum(count for count, pixel in sheet.getcolors(1 << 16) if pixel == (255, 0, 0))
     assert reds == 128 * 128
     dark = sheet.convert("L").point(lambda value: 255 * (value < 60)).getbbox()

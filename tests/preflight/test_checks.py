@@ -1,0 +1,144 @@
+"""Every check speaks in its bad run and is silent in the good one; texts, levels and languages hold together."""
+
+from __future__ import annotations
+
+import string
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from library.preflight import probes
+from library.preflight.registry import LEVELS, check, context_of, merge, registered, run, run_check, unique
+from library.preflight.texts import language_of, table
+from library.util.records import Problem
+
+from .cases import CASES, DATA, ELSEWHERE, NO_GPU
+from .world import World, fire
+
+SAYS_SOMETHING_GOOD = {"plan_steps"}
+"""Checks whose message is plain information in every run."""
+
+
+@pytest.fixture(autouse=True)
+def _own_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "trial", probes.trial)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_a_check_speaks_in_its_bad_run(world: World, name: str) -> None:
+    found = fire(name, CASES[name](world))
+    assert found
+    for problem in found:
+        assert problem.where and problem.what
+        assert problem.remedy or problem.severity == "note"
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_a_check_is_silent_in_the_good_run(world: World, name: str) -> None:
+    if name not in SAYS_SOMETHING_GOOD:
+        assert not [p for p in fire(name, world.full()) if p.severity != "note"]
+
+
+def test_the_good_run_has_nothing_to_say_but_its_plan(world: World) -> None:
+    assert [p.check for p in run(world.full(), ("words", "files", "data", "machine"))] == ["plan_steps"]
+
+
+def test_every_check_has_a_bad_run() -> None:
+    assert {c.name for c in registered()} == set(CASES) | ELSEWHERE
+    assert len(registered()) >= 75
+
+
+def test_every_message_begins_with_the_name_of_its_check_or_of_its_guard() -> None:
+    names = {c.name for c in registered()} | {"check_failed", "layers_matched", "scan_many", "slider_few", "reg_doubles",
+                                              "steps_few"}
+    assert {key.split(".")[0] for key in table("en") if not key.startswith("guard_")} <= names
+
+
+def test_both_languages_have_the_same_texts_with_the_same_values() -> None:
+    def values(texts: tuple[str, str]) -> set[str]:
+        return {name for part in texts for _, name, _, _ in string.Formatter().parse(part) if name}
+
+    english, japanese = table("en"), table("ja")
+    assert set(english) == set(japanese)
+    assert [key for key in english if values(english[key]) != values(japanese[key])] == []
+    assert [key for key in english if bool(english[key][1]) != bool(japanese[key][1])] == []
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_japanese_messages_can_be_made_of_the_same_values(world: World, name: str) -> None:
+    from dataclasses import replace
+
+    assert fire(name, replace(CASES[name](world), language="ja"))
+
+
+def test_the_language_follows_the_locale() -> None:
+    assert language_of({"LANG": "ja_JP.UTF-8"}) == "ja"
+    assert language_of({"LANG": "ja_JP.UTF-8", "LC_ALL": "C"}) == "en"
+    assert language_of({"PREFLIGHT_LANGUAGE": "ja", "LANG": "de_DE"}) == "ja"
+    assert language_of({}) == "en"
+
+
+def test_a_fault_inside_a_check_becomes_a_note_that_names_it(world: World) -> None:
+    @check("breaks", level="words")
+    def check_breaks(context):  # type: ignore[no-untyped-def]
+        """A check that fails."""
+        yield from [1 / 0]
+
+    from library.preflight import registry
+
+    try:
+        found = run_check(registry._CHECKS["breaks"], world.context())
+    finally:
+        del registry._CHECKS["breaks"]
+    assert [(p.severity, p.where) for p in found] == [("note", "breaks")]
+    assert "ZeroDivisionError" in found[0].what
+
+
+def test_a_stop_ends_the_checks_after_its_stage(world: World) -> None:
+    both = world.context(output_dir=None, pretrained_model_name_or_path=str(world.root / "none.ckpt"), machine=NO_GPU)
+    found = {p.check.split(".")[0] for p in run(both, LEVELS)}
+    assert {"output_dir_missing", "model_not_found"} <= found
+    assert "no_gpu" not in found
+
+
+def test_problems_of_other_rooms_are_added_unless_a_check_has_spoken_of_the_place() -> None:
+    ours = [Problem("--a", "bad", "mend", "warn"), Problem("--b", "bad", "mend", "stop")]
+    theirs = [Problem("--a", "worse", "mend", "stop"), Problem("--b", "said already", "", "warn"), Problem("--c", "new", "", "note")]
+    assert [p.what for p in merge(ours, theirs)] == ["bad", "bad", "worse", "new"]
+    assert unique([ours[0], ours[0]]) == [ours[0]]
+
+
+def test_real_flags_make_a_context_with_their_origins(world: World) -> None:
+    from library.flags import parse
+
+    context = context_of(parse(world.argv()))
+    assert context.given("learning_rate") and not context.given("max_grad_norm")
+
+
+def test_cheap_levels_import_no_torch_and_end_within_a_second_and_a_half(world: World) -> None:
+    code = ("import sys, time, json; began = time.perf_counter()\n"
+            "from library.flags import parse\nfrom library.preflight.registry import context_of, run\n"
+            "found = run(context_of(parse(json.loads(sys.argv[1]))), ('words', 'files'))\n"
+            "heavy = [m for m in ('torch', 'diffusers', 'transformers', 'numpy', 'huggingface_hub') if m in sys.modules]\n"
+            "print(json.dumps([heavy, time.perf_counter() - began, len(found)]))")
+    import json
+
+    root = Path(__file__).resolve().parents[2]
+    argv = json.dumps(world.argv(train_data_dir=str(world.root / "dta")))
+    done = subprocess.run([sys.executable, "-c", code, argv], capture_output=True, text=True, cwd=root, check=True)
+    heavy, seconds, found = json.loads(done.stdout)
+    assert heavy == [] and found
+    assert seconds < 1.5
+
+
+def test_no_warning_of_a_missing_gpu_is_more_than_one(world: World) -> None:
+    for precision in ("fp16", "bf16"):
+        found = run(world.context(mixed_precision=precision, machine=NO_GPU), ("machine",))
+        assert [p.severity for p in found] == ["warn"]
+        assert "fp32" in found[0].what and "steps" in found[0].what
+
+
+def test_data_checks_need_a_plan(world: World) -> None:
+    assert not any(run_check(c, world.full(plan=False)) for c in registered() if c.name in DATA and "plan" in c.needs)
