@@ -49,11 +49,13 @@ def arguments(request: NetworkRequest) -> Arguments:
 def merge(adapter: Any, multiplier: float) -> None:
     """Add one adapter's change to its layer's weight for good.
 
-    LoHa multiplies its scale in twice on this way; its root in both places is the scale once.
+    LoHa and LoKr multiply their scale in twice on this way; its root in both places is the scale once.
     """
+    if type(adapter).__name__ not in ("LohaModule", "LokrModule"):
+        adapter.merge_to(multiplier)
+        return
     scale = adapter.scale
-    if type(adapter).__name__ == "LohaModule":
-        adapter.scale = math.sqrt(scale)
+    adapter.scale = math.sqrt(scale)
     try:
         adapter.merge_to(multiplier)
     finally:

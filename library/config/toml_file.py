@@ -179,7 +179,7 @@ def _mend_front_keys(entries: list[Entry], reading: FileReading, typed: dict[str
         elif taken:
             reading.note(
                 entry.where,
-                f"{entry.key} is left aside: it {meaning.text}, and {' and '.join(taken)} is given.",
+                f"{entry.key} is left aside: it {meaning.text}; given is {', '.join(taken)}.",
                 "",
             )
         elif entry.key in rates:

@@ -59,7 +59,8 @@ def _scalar(flag: Flag, value: Any) -> tuple[Any, str]:
         isinstance(value, int | float) and found == value and not (flag.type is int and isinstance(value, float))
     ):
         return found, ""
-    meaning = _shown(flag, found) if found is not None else "the default"
+    chosen = found != flag.default or text == str(found) or isinstance(value, float)
+    meaning = _shown(flag, found) if chosen else "the default"
     return found, f"{_quoted(value)} is read as {meaning}"
 
 

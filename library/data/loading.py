@@ -1,20 +1,32 @@
-"""Stage 6: from references to Batches, by torch's DataLoader, in this process or in workers."""
+"""Stage 6: from references to Batches, read here or ahead by a few threads.
+
+Threads, not processes: decoding and scaling release Python's lock, a thread needs no second import of torch (seconds each on
+Windows), no copy of the caches, and cannot hang at start. What a batch is depends on its reference alone, so their number
+changes nothing. ``Pictures`` is a map-style data set and pickles, for those who want to hand it to torch's DataLoader.
+"""
 
 from __future__ import annotations
 
 import math
+import os
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
 
 from library.config.run_config import LoopConfig, SubsetConfig
 from library.util.records import Batch, Problem, UserError
 
 from . import captions, images
+from .caches import LatentCache, has_mask
 from .captions import Moment
+from .kohya_order import KohyaOrder
 from .order import BatchRef, batch_counts, epoch_order
+from .picture import Reading, prepare
 from .plan import DatasetPlan, Item
+from .text_cache import TextCache
 
 if TYPE_CHECKING:
     import torch
@@ -43,25 +55,11 @@ def step_plan(plan: DatasetPlan, loop: LoopConfig, processes: int = 1) -> StepPl
 
 
 @dataclass(frozen=True)
-class CachedLatents:
-    """Latents of one picture as the cache has them (normalised), and what belongs to them."""
-
-    latents: torch.Tensor
-    original: tuple[int, int]
-    ltrb: tuple[float, float, float, float]
-    flipped: torch.Tensor | None = None
-    mask: torch.Tensor | None = None
-
-
-@dataclass(frozen=True)
 class Sources:
-    """Where pictures and texts come from, beside the files: caches in memory or on disk."""
+    """Where latents and conditioning come from, where they are cached."""
 
-    latents: Mapping[int, CachedLatents] | Callable[[int], CachedLatents] | None = None
-    """Item index -> cached latents; a callable reads them from disk."""
-    cond: Callable[[str], Any] | None = None
-    """Caption -> cached conditioning of one text."""
-    collate_cond: Callable[[Sequence[Any]], Any] | None = None
+    latents: LatentCache | None = None
+    texts: TextCache | None = None
 
 
 @dataclass(frozen=True)
@@ -74,90 +72,8 @@ class Setting:
     batches_per_step: int = 1
     prior_loss_weight: float = 1.0
     masked: bool = False
+    """Give every batch masks; False: only batches in which a picture has one (kohya)."""
     upright: bool = True
-
-
-@dataclass
-class Pictures:
-    """A map-style data set over batch references; picklable, so that workers may be spawned."""
-
-    plan: DatasetPlan
-    setting: Setting
-    sources: Sources = field(default_factory=Sources)
-
-    def __getitem__(self, ref: BatchRef) -> Batch:
-        moment = self.moment(ref)
-        made = [self.one(index, random.Random(seed), moment) for index, seed in zip(ref.items, ref.seeds, strict=True)]
-        return self.collate(ref, made)
-
-    def moment(self, ref: BatchRef) -> Moment:
-        """kohya counts epochs from 0 for the first batch and from 1 after it; captions dropped by epoch follow suit."""
-        done = ref.epoch * self.setting.batches + ref.number
-        return Moment(ref.epoch + 1, done // self.setting.batches_per_step, self.setting.max_steps)
-
-    def one(self, index: int, rng: random.Random, moment: Moment) -> Made:
-        """One picture and its caption; draws in kohya's order: flip, cut, colours, caption."""
-        item = self.plan.items[index]
-        subset = self.plan.parts[item.part].subsets[item.subset]
-        flip = subset.flip_aug and rng.random() < 0.5
-        made = self.cached(index, flip) if self.sources.latents is not None else self.drawn(item, subset, flip, rng)
-        made.caption = captions.make(item.caption, subset, moment, rng)
-        return made
-
-    def cached(self, index: int, flip: bool) -> Made:
-        latents = self.sources.latents
-        found = latents(index) if callable(latents) else latents[index]
-        tensor = found.flipped if flip else found.latents
-        mask = found.mask.flip(-1) if flip and found.mask is not None else found.mask
-        left, top = round(found.ltrb[0]), round(found.ltrb[1])
-        return Made(latents=tensor, mask=mask, original=found.original[::-1], crop=(top, left))
-
-    def drawn(self, item: Item, subset: SubsetConfig, flip: bool, rng: random.Random) -> Made:
-        """Read the file and bring it to its bucket's size."""
-        wants_alpha = subset.alpha_mask and item.mask_file is None
-        pixels = images.read(item.path, alpha=wants_alpha, upright=self.setting.upright)
-        fitted = self.fitted(pixels, item, subset, rng)
-        colours, mask = fitted.pixels[..., :3], fitted.pixels[..., 3] if wants_alpha else None
-        if item.mask_file is not None:
-            whole = images.read(item.mask_file, upright=self.setting.upright)
-            mask = images.fit(whole, item.placement, subset.resize_interpolation, None).pixels[..., 0]
-        if subset.color_aug:
-            colours = images.shift_colours(colours, rng)
-        if flip:
-            colours, mask = colours[:, ::-1], None if mask is None else mask[:, ::-1]
-        return Made(pixels=images.to_tensor(colours), mask=None if mask is None else images.to_mask(mask),
-                    original=fitted.original[::-1], crop=(round(fitted.ltrb[1]), round(fitted.ltrb[0])))
-
-    def fitted(self, pixels: Any, item: Item, subset: SubsetConfig, rng: random.Random) -> images.Fitted:
-        part = self.plan.parts[item.part]
-        if not part.enable_bucket and subset.face_crop_aug_range and images.face_of(item.path):
-            original = (pixels.shape[1], pixels.shape[0])
-            around = images.cut_around_face(pixels, item.path, part.resolution, subset.face_crop_aug_range, rng)
-            return images.Fitted(around, original, (0, 0, 0, 0), (0, 0))
-        if not part.enable_bucket:
-            cut, offset = images.cut(pixels, part.resolution, rng if subset.random_crop else None)
-            return images.Fitted(cut, (pixels.shape[1], pixels.shape[0]), (0, 0, 0, 0), offset)
-        return images.fit(pixels, item.placement, subset.resize_interpolation, rng if subset.random_crop else None)
-
-    def collate(self, ref: BatchRef, made: list[Made]) -> Batch:
-        import torch
-
-        items = [self.plan.items[index] for index in ref.items]
-        weights = [self.setting.prior_loss_weight if item.is_reg else 1.0 for item in items]
-        has_latents = made[0].latents is not None
-        masks = None
-        if self.setting.masked:
-            masks = torch.stack([one.mask if one.mask is not None else _full_mask(one, items[0]) for one in made])
-        texts = [one.caption for one in made]
-        cond = None
-        if self.sources.cond is not None:
-            cond = self.sources.collate_cond([self.sources.cond(text) for text in texts])
-        return Batch(
-            captions=texts, weights_B=torch.tensor(weights), original_sizes=[one.original for one in made],
-            crops=[one.crop for one in made], target_size=items[0].placement.bucket[::-1],
-            latents_BCHW=torch.stack([one.latents for one in made]) if has_latents else None,
-            pixels_BCHW=None if has_latents else torch.stack([one.pixels for one in made]),
-            cond=cond, masks_B1HW=masks, strength=items[0].strength, keys=[str(item.path) for item in items])
 
 
 @dataclass
@@ -172,35 +88,153 @@ class Made:
     caption: str = ""
 
 
-def _full_mask(one: Made, item: Item) -> torch.Tensor:
+@dataclass
+class Pictures:
+    """A map-style data set over batch references."""
+
+    plan: DatasetPlan
+    setting: Setting
+    sources: Sources = field(default_factory=Sources)
+
+    def __getitem__(self, ref: BatchRef) -> Batch:
+        moment = self.moment(ref)
+        made = [self.one(index, random.Random(seed), moment) for index, seed in zip(ref.items, ref.seeds, strict=True)]
+        return self.collate(ref.items, made)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.setting.batches // self.setting.batches_per_step)
+
+    def moment(self, ref: BatchRef) -> Moment:
+        """Epochs count from 1, as for captions that are dropped every n epochs; the step is the one that will use the batch."""
+        done = ref.epoch * self.steps_per_epoch + ref.number // self.setting.batches_per_step
+        return Moment(ref.epoch + 1, done, self.setting.max_steps)
+
+    def one(self, index: int, rng: random.Random, moment: Moment) -> Made:
+        """One picture and its caption; draws in kohya's order: flip, cut, colours, caption."""
+        item = self.plan.items[index]
+        subset = self.plan.parts[item.part].subsets[item.subset]
+        flip = subset.flip_aug and rng.random() < 0.5
+        made = self._read(item, subset, flip, rng) if self.sources.latents is None else self._cached(item, flip)
+        made.caption = captions.make(item.caption, subset, moment, rng)
+        return made
+
+    def _cached(self, item: Item, flip: bool) -> Made:
+        assert self.sources.latents is not None
+        found = self.sources.latents(item)
+        latents = found.flipped if flip else found.latents
+        assert latents is not None, f"{item.path} was cached without its mirror image"
+        mask = found.mask if has_mask(self.plan, item) else None
+        return Made(latents=latents, mask=mask.flip(-1) if flip and mask is not None else mask,
+                    original=found.original[::-1], crop=_crop(found.ltrb, item.placement.bucket[0], flip))
+
+    def _read(self, item: Item, subset: SubsetConfig, flip: bool, rng: random.Random) -> Made:
+        """Read the file and bring it to its bucket's size."""
+        reading = Reading(self.setting.upright, squeezed_masks=self.plan.config.kohya_order)
+        prepared = prepare(self.plan, item, reading, rng)
+        colours, mask = prepared.pixels, prepared.mask
+        if subset.color_aug:
+            colours = images.shift_colours(colours, rng)
+        if flip:
+            colours, mask = colours[:, ::-1], None if mask is None else mask[:, ::-1]
+        return Made(pixels=images.to_tensor(colours), mask=None if mask is None else images.to_mask(mask),
+                    original=prepared.original[::-1], crop=_crop(prepared.ltrb, item.placement.bucket[0], flip))
+
+    def collate(self, indices: Sequence[int], made: list[Made]) -> Batch:
+        """Pictures of one bucket and strength -> a batch."""
+        import torch
+
+        items = [self.plan.items[index] for index in indices]
+        width, height = items[0].placement.bucket
+        masks = None
+        if self.setting.masked or any(one.mask is not None for one in made):
+            masks = torch.stack([torch.ones(1, height, width) if one.mask is None else one.mask for one in made])
+        texts = self.sources.texts
+        cond = None
+        if texts is not None:
+            cond = texts.collate([texts(item, one.caption) for item, one in zip(items, made, strict=True)])
+        return Batch(
+            captions=[one.caption for one in made],
+            weights_B=torch.tensor([self.setting.prior_loss_weight if item.is_reg else 1.0 for item in items]),
+            original_sizes=[one.original for one in made], crops=[one.crop for one in made], target_size=(height, width),
+            pixels_BCHW=_stacked([one.pixels for one in made]), latents_BCHW=_stacked([one.latents for one in made]),
+            cond=cond, masks_B1HW=masks, strength=items[0].strength, keys=[str(item.path) for item in items])
+
+
+def _stacked(tensors: list[torch.Tensor | None]) -> torch.Tensor | None:
     import torch
 
-    width, height = item.placement.bucket
-    return torch.ones(1, height, width)
+    return None if tensors[0] is None else torch.stack([one for one in tensors if one is not None])
+
+
+def _crop(ltrb: tuple[float, float, float, float], width: int, flip: bool) -> tuple[int, int]:
+    """(top, left) that the model is told; mirrored, the left is counted from the right edge."""
+    return int(ltrb[1]), int(width - ltrb[2] if flip else ltrb[0])
 
 
 @dataclass
 class Feed:
-    """Batches of an epoch for one process, from a position on; workers live as long as the feed where persistent."""
+    """Batches of an epoch for one process, from a position on."""
 
     pictures: Pictures
     rank: int = 0
     processes: int = 1
     workers: int = 0
+    """Threads that read ahead; more than there are processors are not started."""
     pin_memory: bool = False
+    _kohya: KohyaOrder | None = field(default=None, init=False, repr=False)
 
     def epoch(self, number: int, first_batch: int = 0) -> Iterator[Batch]:
-        refs = epoch_order(self.pictures.plan, self.pictures.setting.seed, number)
-        mine = refs[first_batch:][self.rank::self.processes]
-        if self.workers == 0:
-            return (self.pictures[ref] for ref in mine)
-        return iter(self._loader(mine))
+        """Epoch ``number`` (from 0) from the ``first_batch``-th batch of all processes on."""
+        if self.pictures.plan.config.kohya_order:
+            made: Iterator[Batch] = self._as_kohya(number, first_batch)
+        else:
+            refs = epoch_order(self.pictures.plan, self.pictures.setting.seed, number)
+            made = read_ahead(self.pictures, refs[first_batch:][self.rank::self.processes], self._threads())
+        return (_pinned(batch) for batch in made) if self.pin_memory else made
 
-    def _loader(self, refs: list[BatchRef]) -> Any:
-        from torch.utils.data import DataLoader
+    def _threads(self) -> int:
+        latents = self.pictures.sources.latents
+        in_memory = latents is not None and not latents.on_disk
+        return 0 if in_memory else min(self.workers, os.cpu_count() or 1)
 
-        return DataLoader(self.pictures, batch_size=None, sampler=refs, num_workers=min(self.workers, len(refs)),
-                          pin_memory=self.pin_memory)
+    def _as_kohya(self, number: int, first_batch: int) -> Iterator[Batch]:
+        pictures, setting = self.pictures, self.pictures.setting
+        if self._kohya is None:
+            accumulation = setting.batches_per_step // self.processes
+            self._kohya = KohyaOrder(pictures.plan, setting.seed, setting.max_steps, accumulation, (self.rank, self.processes))
+        stream = cast(random.Random, random)  # the module has the methods of its hidden generator
+
+        def make(items: tuple[int, ...], moment: Moment) -> Batch:
+            return pictures.collate(items, [pictures.one(index, stream, moment) for index in items])
+
+        return self._kohya.epoch(number, first_batch, make)
+
+
+def read_ahead(pictures: Pictures, refs: Iterable[BatchRef], threads: int) -> Iterator[Batch]:
+    """The batches of ``refs`` in order, up to twice ``threads`` of them made ahead."""
+    if not threads:
+        yield from (pictures[ref] for ref in refs)
+        return
+    pool, waiting = ThreadPoolExecutor(threads, "pictures"), deque[Future[Batch]]()
+    try:
+        for ref in refs:
+            waiting.append(pool.submit(pictures.__getitem__, ref))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _pinned(batch: Batch) -> Batch:
+    """In page-locked memory, from which a GPU copies faster."""
+    def pin(value: Any) -> Any:
+        return value if value is None else value.pin_memory()
+
+    return replace(batch, pixels_BCHW=pin(batch.pixels_BCHW), latents_BCHW=pin(batch.latents_BCHW),
+                   masks_B1HW=pin(batch.masks_B1HW))
 
 
 def check_lengths(plan: StepPlan) -> None:

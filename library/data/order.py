@@ -1,15 +1,23 @@
-"""Which pictures form which batch, in which order. The default order is a pure function of (seed, epoch)."""
+"""Which pictures form which batch, in which order. The default order is a pure function of (seed, epoch).
+
+Workers, processes and a stop in the middle change nothing: every process makes the same list and takes its share of it,
+and everything random about a picture comes from a seed of its own, made of the run's seed, the epoch and its place.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
-from .plan import DatasetPlan
+from .plan import DatasetPlan, Item
 
-Sign = str
+Sign = Literal["positive", "negative", "neutral"]
 CYCLE: tuple[Sign, ...] = ("positive", "negative", "neutral")
+Source = tuple[int, int]
+"""(part, subset)"""
 
 
 @dataclass(frozen=True)
@@ -24,8 +32,18 @@ class BatchRef:
     """Its place in the epoch, over all processes."""
 
 
+@dataclass(frozen=True)
+class Group:
+    """What the pictures of a batch share. ``subset`` is -1 where pictures of several subsets may share one."""
+
+    part: int
+    bucket: tuple[int, int]
+    strength: float | None
+    subset: int
+
+
 def sign(strength: float | None) -> Sign:
-    """Which group of the slider cycle a strength belongs to."""
+    """Which turn of the slider cycle a strength belongs to."""
     if not strength:
         return "neutral"
     return "positive" if strength > 0 else "negative"
@@ -33,62 +51,80 @@ def sign(strength: float | None) -> Sign:
 
 def batch_counts(plan: DatasetPlan) -> int:
     """Batches of one epoch."""
-    return sum(-(-len(indices) // plan.parts[key[0]].batch_size) for key, indices in _groups(plan).items())
-
-
-def _groups(plan: DatasetPlan) -> dict[tuple, list[int]]:
-    """Items, repeats counted, by what a batch must share: part, bucket, slider strength."""
-    groups: dict[tuple, list[int]] = {}
-    for index, item in enumerate(plan.items):
-        key = (item.part, item.placement.bucket, item.strength)
-        groups.setdefault(key, []).extend([index] * item.repeats)
-    return dict(sorted(groups.items(), key=lambda pair: (pair[0][0], pair[0][1], pair[0][2] or 0.0)))
+    return sum(-(-len(indices) // plan.parts[group.part].batch_size) for group, indices in _groups(plan).items())
 
 
 def epoch_order(plan: DatasetPlan, seed: int, epoch: int) -> list[BatchRef]:
-    """The batches of an epoch: every picture as often as its repeats say, buckets mixed, in an order of their own.
+    """The batches of an epoch: every picture as often as its repeats say, buckets mixed, the last of a bucket maybe smaller.
 
-    With slider strengths the batches come positive, negative, neutral in turn; a group that has run out drops out.
+    With slider strengths the batches come positive, negative, neutral in turn; a sign that has run out drops out.
     """
     rng = random.Random(f"{seed}/order/{epoch}")
-    batches: list[tuple[int, float | None, tuple[int, ...]]] = []
-    for (part, _, strength), indices in _groups(plan).items():
-        shuffled = list(indices)
-        rng.shuffle(shuffled)
-        size = plan.parts[part].batch_size
-        batches += [(part, strength, tuple(shuffled[start:start + size])) for start in range(0, len(shuffled), size)]
+    batches: list[tuple[Group, tuple[int, ...]]] = []
+    for group, indices in _groups(plan).items():
+        rng.shuffle(indices)
+        size = plan.parts[group.part].batch_size
+        batches += [(group, tuple(indices[start:start + size])) for start in range(0, len(indices), size)]
     rng.shuffle(batches)
     if plan.has_strengths:
         batches = _cycled(plan, batches, rng)
     refs, position = [], 0
-    for number, (part, _, items) in enumerate(batches):
+    for number, (group, items) in enumerate(batches):
         seeds = tuple(f"{seed}/{epoch}/{position + place}" for place in range(len(items)))
-        refs.append(BatchRef(part, items, seeds, epoch, number))
+        refs.append(BatchRef(group.part, items, seeds, epoch, number))
         position += len(items)
     return refs
 
 
-def _cycled(plan: DatasetPlan, batches: Sequence[tuple], rng: random.Random) -> list[tuple]:
-    """Deal batches positive, negative, neutral; inside a group by the ``probability`` of their subsets."""
-    waiting: dict[Sign, list[tuple]] = {name: [] for name in CYCLE}
+def _probability(plan: DatasetPlan, item: Item) -> float:
+    return plan.parts[item.part].subsets[item.subset].probability
+
+
+def _groups(plan: DatasetPlan) -> dict[Group, list[int]]:
+    """Items, repeats counted, by what a batch must share.
+
+    In slider runs a set of probability 0 is left out, and sets of one sign with different probabilities share no batch.
+    """
+    chances: dict[Sign, set[float]] = {}
+    if plan.has_strengths:
+        for item in plan.items:
+            chances.setdefault(sign(item.strength), set()).add(_probability(plan, item))
+    groups: dict[Group, list[int]] = {}
+    for index, item in enumerate(plan.items):
+        drawn_by = chances.get(sign(item.strength), {1.0})
+        if plan.has_strengths and _probability(plan, item) <= 0:
+            continue
+        group = Group(item.part, item.placement.bucket, item.strength, item.subset if len(drawn_by) > 1 else -1)
+        groups.setdefault(group, []).extend([index] * item.repeats)
+    return {group: groups[group] for group in sorted(groups, key=lambda one: (one.part, one.bucket, one.strength or 0.0, one.subset))}
+
+
+def _cycled(plan: DatasetPlan, batches: list[tuple[Group, tuple[int, ...]]],
+            rng: random.Random) -> list[tuple[Group, tuple[int, ...]]]:
+    """Deal batches positive, negative, neutral; inside a sign by the weights of its sets, as long as a set has batches."""
+    waiting: dict[Sign, dict[Source, deque]] = {name: {} for name in CYCLE}
+    weights: dict[Source, float] = {}
     for batch in batches:
-        waiting[sign(batch[1])].append(batch)
-    dealt: list[tuple] = []
+        group, items = batch
+        source = group.part, group.subset
+        weights[source] = _probability(plan, plan.items[items[0]]) if group.subset >= 0 else 1.0
+        waiting[sign(group.strength)].setdefault(source, deque()).append(batch)
+    dealt = []
     while any(waiting.values()):
         for name in CYCLE:
-            if waiting[name]:
-                dealt.append(waiting[name].pop(_drawn(plan, waiting[name], rng)))
+            sources = waiting[name]
+            if not sources:
+                continue
+            source = _drawn(sources, weights, rng)
+            dealt.append(sources[source].popleft())
+            if not sources[source]:
+                del sources[source]
     return dealt
 
 
-def _drawn(plan: DatasetPlan, group: Sequence[tuple], rng: random.Random) -> int:
-    """Index of the batch that comes next: the first of a subset drawn by its weight."""
-    weights: dict[int, float] = {}
-    first: dict[int, int] = {}
-    for index, (part, _, items) in enumerate(group):
-        subset = plan.items[items[0]].subset
-        first.setdefault(subset, index)
-        weights[subset] = plan.parts[part].subsets[subset].probability
-    if len(weights) == 1:
-        return 0
-    return first[rng.choices(list(weights), list(weights.values()))[0]]
+def _drawn(sources: Mapping[Source, deque], weights: Mapping[Source, float], rng: random.Random) -> Source:
+    names = list(sources)
+    if len(names) == 1:
+        return names[0]
+    shares = [weights[name] if name[1] >= 0 else weights[name] * len(sources[name]) for name in names]
+    return rng.choices(names, shares)[0]

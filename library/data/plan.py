@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from library.config.run_config import DatasetConfig, DatasetPart, SubsetConfig
@@ -43,7 +43,7 @@ class Item:
     latents_file: Path | None = None
     """Where its cached latents are or would be."""
     mask_file: Path | None = None
-    """Conditioning picture whose red channel masks the loss."""
+    """Picture whose red channel masks the loss."""
     has_caption: bool = True
 
 
@@ -87,10 +87,6 @@ class DatasetPlan:
         return sum(item.repeats for item in self.items
                    if item.is_reg == reg and (part is None or item.part == part))
 
-    def reg_images(self, part: int) -> int:
-        """Regularisation pictures times the repeats of their folders, before they were balanced (kohya's count)."""
-        return sum(one.images * one.config.num_repeats for one in self.subsets if one.part == part and one.config.is_reg)
-
     def reg_images(self, part: int | None = None) -> int:
         """Regularisation pictures times the repeats of their folders, before they are matched to the training pictures."""
         return sum(subset.images * subset.config.num_repeats for subset in self.subsets
@@ -106,7 +102,7 @@ class DatasetPlan:
 
     def validation_plan(self) -> DatasetPlan:
         """The held-out pictures as a plan of their own."""
-        return replace(self, items=self.validation, validation=())
+        return replace(self, config=replace(self.config, kohya_order=False), items=self.validation, validation=())
 
     def bucket_counts(self, part: int) -> list[tuple[Size, int]]:
         """((width, height), pictures times repeats) of every bucket in use, sorted by size."""

@@ -209,7 +209,15 @@ def build(
     model = weights.empty(lambda: Model(CLIPTextConfig(**_known(config))))
     names = list(model.state_dict())
     own = {n: found[c] for n in names for c in [canonical(n)] if c in found}
-    return weights.fill(model, own, weights.torch_dtype(dtype), device, "the text encoder")
+    given = {}
+    if projection and PROJECTION not in found and config["projection_dim"] == config["hidden_size"]:
+        import torch
+
+        given[PROJECTION] = torch.eye(config["hidden_size"])  # files of CLIP-L alone leave it out: it is the identity
+    return weights.fill(model, own, weights.torch_dtype(dtype), device, "the text encoder", given)
+
+
+PROJECTION = "text_projection.weight"
 
 
 def _known(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from library.families import registry, source
 from library.util.fetch import fetch, is_link
 from library.util.header import FileKind, Header, read_header
+__X__
 
 Kind = Literal[
     "diffusers folder", "single file", "hub id", "missing", "lora", "vae", "text encoder", "unknown", "damaged"
@@ -139,7 +140,7 @@ def identify(typed: str) -> Found:
         return identify_file(path)
     if source.looks_like_path(text):
         return Found(None, "a path that does not exist", "missing", path=path)
-    return identify_hub(text)
+    return identify_hub(present_place(text))
 
 
 def identify_file(path: Path) -> Found:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from library.families import clip, flow, source, t5, unet, vae, weights
-from library.families import tiny as tiny_models
+from library.families import clip, flow, native, source, t5, tiny as tiny_models, vae, weights
 from library.families.interface import FamilySpec, Header, LoadRequest, PadRule, Parts, TextSlot
+from library.families.native import Native
 from library.families.unet_models import run_dtype
 from library.util.records import Cond, Problem, Target, UserError
 
@@ -90,14 +90,6 @@ ROOT = {"x_embedder": "img_in", "context_embedder": "txt_in", "proj_out": "final
            (2, "out_layer"))}}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Native:
-    """Where a module lies in the original spelling: its path, and its rows where that one fuses several."""
-
-    path: str
-    rows: tuple[int, int] | None = None
-
-
 def native_modules(config: Mapping[str, Any]) -> dict[str, Native]:
     """diffusers' path of every module with weights -> its original place; block modules first, in kohya's order."""
     width = config["num_attention_heads"] * config["attention_head_dim"]
@@ -110,26 +102,9 @@ def native_modules(config: Mapping[str, Any]) -> dict[str, Native]:
             for path, original, part in table:
                 rows = None if part is None else (part * width, width if part < 3 else 4 * width)
                 found[f"{ours}.{i}.{path}"] = Native(f"{theirs}.{i}.{original}", rows)
-            found |= {f"{ours}.{i}.{path}": Native(f"{theirs}.{i}.{original}") for path, original in norms.items()}
-    return found | {path: Native(original) for path, original in ROOT.items()}
-
-
-def places(header: Header, names: list[str], config: Mapping[str, Any]) -> dict[str, weights.Source]:
-    """Where each tensor of the transformer lies in a file of either spelling; missing ones left out."""
-    prefix = next((p for p in ("model.diffusion_model.", "") if f"{p}img_in.weight" in header.places), None)
-    if prefix is None:
-        return {n: header.places[n] for n in names if n in header.places}
-    table, found = native_modules(config), {}
-    for name in names:
-        path, _, leaf = name.rpartition(".")
-        spot = table[path]
-        is_norm = spot.path.endswith(("query_norm", "key_norm"))
-        place = header.places.get(f"{prefix}{spot.path}.{'scale' if is_norm else leaf}")
-        if place is not None:
-            # The last modulation is (shift, scale) in the original and (scale, shift) in diffusers.
-            swapped = path == "norm_out.linear"
-            found[name] = (place.rows(1, 2), place.rows(0, 2)) if swapped else place.slice(*spot.rows) if spot.rows else place
-    return found
+            for path, original in norms.items():
+                found[f"{ours}.{i}.{path}"] = Native(f"{theirs}.{i}.{original}", leaf="scale")
+    return found | {path: Native(original, swapped=path == "norm_out.linear") for path, original in ROOT.items()}
 
 
 def matches(header: Header) -> bool:
@@ -138,7 +113,7 @@ def matches(header: Header) -> bool:
     original = "double_blocks.0.img_attn.norm.key_norm.scale" in names and "img_in.weight" in names
     ours = "single_transformer_blocks.0.proj_mlp.weight" in names and "time_text_embed.text_embedder.linear_1.weight" in names
     foreign = any(n.startswith(("distilled_guidance_layer.", "byt5_in.", "single_stream_modulation.")) for n in names)
-    return (original and "vector_in.in_layer.weight" in names or ours) and not foreign
+    return ((original and "vector_in.in_layer.weight" in names) or ours) and not foreign
 
 
 def matches_index(model_index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -186,14 +161,14 @@ def build_transformer(config: Mapping[str, Any], header: Header, request: LoadRe
     from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 
     model = weights.empty(lambda: FluxTransformer2DModel.from_config(dict(config)))
-    found = places(header, list(model.state_dict()), model.config)
+    found = native.places(header, list(model.state_dict()), native_modules(model.config), "img_in.weight")
     return weights.fill(model, found, weights.torch_dtype(request.dtype), request.device, "the transformer")
 
 
 def _from_folder(path: Path, request: LoadRequest) -> Parts:
-    configs = source.part_configs(path, source.read_json(path / "model_index.json"))
+    configs = source.complete(path, MODEL_FLAG, ("transformer", "vae", "text_encoder", "text_encoder_2"))
     dtype, device = request.dtype, request.device
-    parts = Parts(None, None, [], [], request.options, dict(configs["scheduler"]))
+    parts = Parts(None, None, [], [], request.options, dict(configs.get("scheduler") or source.asset("flux1.json")["scheduler"]))
     if "denoiser" in request.parts:
         parts.denoiser = build_transformer(configs["transformer"], weights.folder_weights(path / "transformer", dtype), request)
     if "text" in request.parts:
@@ -262,7 +237,7 @@ def adapter_targets(parts: Parts) -> list[Target]:
     text = [t for te in parts.text_encoders[:1] for t in clip.adapter_targets(te, slot.part, slot.lora_prefix)]
     if parts.denoiser is None:
         return text
-    return text + [t for t in _targets(parts.denoiser) if ".norm_" not in t.path and "_blocks." in t.path]
+    return text + [t for t in _targets(parts.denoiser) if "_blocks." in t.path]
 
 
 def extra_targets(parts: Parts) -> list[Target]:
@@ -271,14 +246,7 @@ def extra_targets(parts: Parts) -> list[Target]:
 
 
 def _targets(denoiser: Any) -> list[Target]:
-    modules = dict(denoiser.named_modules())
-    found = []
-    for path, spot in native_modules(denoiser.config).items():
-        if path in modules and type(modules[path]).__name__ == "Linear":
-            stem = unet.lora_name(path if spot.rows else spot.path)
-            role = unet.role(path, ROLES)
-            found.append(Target(stem, path, "denoiser", modules[path], role, native=spot.path, rows=spot.rows))
-    return found
+    return native.targets(denoiser, native_modules(denoiser.config), ROLES)
 
 
 def encode_image(parts: Parts, pixels_BCHW: torch.Tensor) -> torch.Tensor:
@@ -335,7 +303,7 @@ def predict(parts: Parts, noised: Noised, cond: Cond) -> torch.Tensor:
     text = cond["t5_out"].to(device, dtype)
     tokens = model(hidden_states=flow.packed(x.to(dtype)), encoder_hidden_states=text, timestep=sigmas_B,
                    pooled_projections=cond["l_pooled"].to(device, dtype), guidance=guidance_B,
-                   img_ids=flow.grid_ids(size).to(device, dtype), txt_ids=torch.zeros(text.shape[1], 3, device=device, dtype=dtype),
+                   img_ids=flow.grid_ids(size).to(device), txt_ids=torch.zeros(text.shape[1], 3, device=device),
                    return_dict=False)[0]  # fmt: skip
     return flow.unpacked(tokens, size)
 

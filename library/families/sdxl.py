@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from library.families import clip, source, unet, unet_models, vae
-from library.families import tiny as tiny_models
+from library.families import clip, source, tiny as tiny_models, unet, unet_models, vae
 from library.families.interface import FamilySpec, Header, LoadRequest, PadRule, Parts, TextSlot
 from library.families.unet_models import Layout, TextLayout
 from library.util.records import Cond, Target

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from library.util.fetch import fetch, is_link
+from library.util.hub_access import patiently, present_place
 from library.util.records import Problem, UserError
 
 FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".sft")
@@ -49,7 +50,7 @@ def locate(typed: str, flag: str, parts: tuple[str, ...] = (), dtype: str = "fp3
         return path
     if looks_like_path(text):
         raise missing(text, flag)
-    return hub_folder(text, flag, parts, dtype)
+    return hub_folder(present_place(text), flag, parts, dtype)
 
 
 def missing(text: str, flag: str) -> UserError:
@@ -85,7 +86,7 @@ def hub_file(repo: str, name: str) -> Path | None:
     )
 
     try:
-        return Path(hf_hub_download(repo, name, endpoint=endpoint()))
+        return Path(patiently(hf_hub_download, repo, name, endpoint=endpoint()))
     except GatedRepoError as error:
         raise UserError(_refused(repo, "--pretrained_model_name_or_path", 403)) from error
     except (LocalEntryNotFoundError, EntryNotFoundError, RepositoryNotFoundError, HFValidationError):
@@ -104,7 +105,7 @@ def hub_folder(repo: str, flag: str, parts: tuple[str, ...], dtype: str) -> Path
 
     try:
         files = wanted_files(_hub_listing(repo, flag), parts, dtype)
-        paths = [(name, Path(hf_hub_download(repo, name, endpoint=endpoint()))) for name in files]
+        paths = [(name, Path(patiently(hf_hub_download, repo, name, endpoint=endpoint()))) for name in files]
         if paths:
             name, path = paths[0]
             return path.parents[name.count("/")]
@@ -127,7 +128,7 @@ def _hub_listing(repo: str, flag: str) -> list[str]:
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
-        return [s.rfilename for s in HfApi(endpoint=endpoint()).model_info(repo).siblings or []]
+        return [s.rfilename for s in patiently(HfApi(endpoint=endpoint()).model_info, repo).siblings or []]
     except connection_errors():
         return []
     except (RepositoryNotFoundError, HFValidationError) as error:
@@ -222,3 +223,27 @@ def part_configs(folder: Path, model_index: Mapping[str, Any]) -> dict[str, dict
 def asset(name: str) -> dict[str, Any]:
     """A configuration that ships with this program (``sd1.json``)."""
     return json.loads((Path(__file__).parent / "assets" / name).read_text(encoding="utf-8"))
+
+
+def complete(folder: Path, flag: str, parts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """The configurations of a diffusers folder. Raises UserError where it is none or a part's config.json is missing."""
+    index = read_json(folder / "model_index.json")
+    if not index:
+        what = f"{folder} is not a diffusers model folder: it holds no model_index.json."
+        raise UserError(Problem(flag, what, inside(folder)))
+    configs = part_configs(folder, index)
+    lacks = [f"{part}/config.json" for part in parts if part not in configs]
+    if lacks:
+        what = f"{folder} is incomplete: {', '.join(lacks)} missing."
+        raise UserError(Problem(flag, what, "Copy or download the model folder again."))
+    return configs
+
+
+def inside(folder: Path) -> str:
+    """What to give instead of a folder that is no model."""
+    if (folder.parent / "model_index.json").is_file():
+        return f"Did you mean the folder above it, {folder.parent}?"
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in FILE_ENDINGS) if folder.is_dir() else []
+    if len(files) == 1:
+        return f"Did you mean {files[0]}?"
+    return "Give the folder that holds model_index.json, or a single model file."

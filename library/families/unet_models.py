@@ -67,51 +67,23 @@ def wanted_folders(request: LoadRequest) -> tuple[str, ...]:
 
 
 def _from_folder(path: Path, request: LoadRequest, layout: Layout) -> Parts:
-    index = source.read_json(path / "model_index.json")
-    if not index:
-        raise UserError(
-            Problem(MODEL_FLAG, f"{path} is not a diffusers model folder: it holds no model_index.json.", _inside(path))
-        )
-    configs = source.part_configs(path, index)
+    wanted = ["unet"] if "denoiser" in request.parts else []
+    wanted += ["vae"] if "vae" in request.parts and not request.vae else []
+    configs = source.complete(path, MODEL_FLAG, tuple(wanted))
     parts = Parts(None, None, [], [], request.options, dict(configs.get("scheduler") or layout.default["scheduler"]))
     dtype, device = request.dtype, request.device
     if "denoiser" in request.parts:
-        header = weights.folder_weights(_part(path, "unet", configs), dtype)
-        parts.denoiser = build_unet(configs["unet"], header, dtype, device)
+        parts.denoiser = build_unet(configs["unet"], weights.folder_weights(path / "unet", dtype), dtype, device)
     if "text" in request.parts:
         for text in layout.texts(configs):
-            header = weights.folder_weights(_part(path, text.part, configs), dtype)
-            found = clip.places(header, "")
+            source.complete(path, MODEL_FLAG, (text.part,))
+            found = clip.places(weights.folder_weights(path / text.part, dtype), "")
             parts.text_encoders.append(clip.build(configs[text.part], found, dtype, device, text.projection))
             parts.tokenizers.append(clip.load_tokenizer(path / text.tokenizer, text.pad_token))
     if "vae" in request.parts and not request.vae:
-        header = weights.folder_weights(_part(path, "vae", configs), request.vae_dtype)
+        header = weights.folder_weights(path / "vae", request.vae_dtype)
         parts.vae = vae.build({**layout.default["vae"], **configs["vae"]}, header, request.vae_dtype, device)
     return parts
-
-
-def _part(path: Path, name: str, configs: Mapping[str, Any]) -> Path:
-    if name not in configs:
-        raise UserError(
-            Problem(
-                MODEL_FLAG,
-                f"{path} is incomplete: {name}/config.json is missing.",
-                "Copy or download the model folder again.",
-            )
-        )
-    return path / name
-
-
-def _inside(path: Path) -> str:
-    """What to give instead of a folder that is no model."""
-    if (path.parent / "model_index.json").is_file():
-        return f"Did you mean the folder above it, {path.parent}?"
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in source.FILE_ENDINGS) if path.is_dir() else []
-    return (
-        f"Did you mean {files[0]}?"
-        if len(files) == 1
-        else "Give the folder that holds model_index.json, or a single model file."
-    )
 
 
 def _from_file(path: Path, request: LoadRequest, layout: Layout) -> Parts:

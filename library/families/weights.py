@@ -128,14 +128,22 @@ Source = Place | tuple[Place, ...]
 """Where a tensor lies: one place, or several that are put together along the first axis."""
 
 
-def fill(module: nn.Module, places: Mapping[str, Source], dtype: torch.dtype, device: str, what: str) -> Any:
+def fill(
+    module: nn.Module,
+    places: Mapping[str, Source],
+    dtype: torch.dtype,
+    device: str,
+    what: str,
+    given: Mapping[str, torch.Tensor] | None = None,
+) -> Any:
     """Read every parameter and persistent buffer of ``module`` from ``places`` (by its own names); frozen, eval mode.
 
-    Raises UserError naming ``what`` (a part, in words) where tensors are missing or have another shape.
+    ``given`` are tensors that no file has. Raises UserError naming ``what`` (a part, in words) where tensors are missing or have another shape.
     """
     import torch
 
-    wanted = {name: tuple(t.shape) for name, t in module.state_dict().items()}
+    given = given or {}
+    wanted = {name: tuple(t.shape) for name, t in module.state_dict().items() if name not in given}
     lists = {name: (p,) if isinstance(p, Place) else p for name, p in places.items()}
     _check(wanted, lists, what)
     with Reader() as reader:
@@ -143,6 +151,8 @@ def fill(module: nn.Module, places: Mapping[str, Source], dtype: torch.dtype, de
             pieces = [reader.read(place, dtype, device) for place in lists[name]]
             tensor = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
             _assign(module, name, tensor.reshape(wanted[name]))
+    for name, tensor in given.items():
+        _assign(module, name, tensor.to(device, dtype))
     module.requires_grad_(False)
     return module.to(device).eval()
 

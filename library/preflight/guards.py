@@ -156,7 +156,7 @@ class StuckGuard:
         if self.told or now - self.last < self.limit:
             return None
         self.told = True
-        return guard_problem("warn", "guard_stuck", "--max_data_loader_n_workers", seconds=round(now - self.last), where=where)
+        return guard_problem("warn", "guard_stuck", "--max_data_loader_n_workers", seconds=round(now - self.last), waits=where)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from library.preflight import hub_client, tokens
 from library.preflight.hub_client import Answer
 from library.preflight.model_files import FLAG, local_path, missing_parts, typed_model
 from library.preflight.registry import Context, check
-from library.util.moved import mirror_of
+from library.util.hub_access import mirror_of
 from library.util.records import Problem
 
 

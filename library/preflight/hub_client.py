@@ -87,13 +87,10 @@ def _ask_once(api: Any, repo: str, token: str | bool) -> Answer:
 
     try:
         info = api.model_info(repo, token=token, timeout=TIMEOUT)
-        if info.gated and token is False:
-            # The page of a gated repository is public, its files are not.
-            return _gate(api, repo, token, tuple(s.rfilename for s in info.siblings or ()))
-        if info.gated:
-            return _gate(api, repo, token, tuple(s.rfilename for s in info.siblings or ()))
-        return Answer("ok", 200, files=tuple(s.rfilename for s in info.siblings or ()), library=info.library_name or "",
-                      public=token is False)
+        files = tuple(s.rfilename for s in info.siblings or ())
+        if info.gated:  # the list of a gated repository is public, its files are not
+            return _gate(api, repo, token, files)
+        return Answer("ok", 200, files=files, library=info.library_name or "", public=token is False)
     except errors.HfHubHTTPError as error:
         return _by_status(error)
     except errors.OfflineModeIsEnabled:
@@ -101,7 +98,7 @@ def _ask_once(api: Any, repo: str, token: str | bool) -> Answer:
     except errors.HFValidationError as error:
         return Answer("not_found", 0, "name", str(error).splitlines()[0])
     except transport_errors() as error:
-        return Answer("unreachable", 0, why_unreachable(error), str(error).splitlines()[0] if str(error) else type(error).__name__)
+        return Answer("unreachable", 0, why_unreachable(error), type(error).__name__)
 
 
 def _gate(api: Any, repo: str, token: str | bool, files: tuple[str, ...]) -> Answer:

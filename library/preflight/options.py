@@ -103,16 +103,16 @@ def check_dim(context: Context) -> Iterator[Problem]:
 
 @check("bucket_range", level="words", row="F41")
 def check_bucket_range(context: Context) -> Iterator[Problem]:
-    """The training size must lie between the smallest and the largest bucket."""
+    """The training size must lie between the limits of the buckets, where these were chosen (resolve moves defaults)."""
     size = size_of(context.flag("resolution") or "")
     low, high = context.flag("min_bucket_reso"), context.flag("max_bucket_reso")
     if not context.flag("enable_bucket") or context.flag("dataset_config") or size is None or low is None or high is None:
         return
     if low > high:
         yield context.stop("bucket_range.crossed", "--min_bucket_reso", low=low, high=high)
-    elif high < max(size):
+    elif high < max(size) and context.given("max_bucket_reso"):
         yield context.stop("bucket_range.high", "--max_bucket_reso", size=f"{size[0]},{size[1]}", high=high, need=max(size))
-    elif low > min(size):
+    elif low > min(size) and context.given("min_bucket_reso"):
         yield context.stop("bucket_range.low", "--min_bucket_reso", size=f"{size[0]},{size[1]}", low=low, need=min(size))
 
 

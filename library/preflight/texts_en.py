@@ -457,7 +457,7 @@ TEXTS: dict[str, tuple[str, str]] = {
                            "main memory instead.",
                            "Lower --train_batch_size or --resolution, or set \"CUDA - Sysmem Fallback Policy\" to \"Prefer No Sysmem "
                            "Fallback\" in the NVIDIA control panel."),
-    "guard_stuck": ("No step has finished for {seconds} s; the program waits for {where}.", "Start with --max_data_loader_n_workers 0."),
+    "guard_stuck": ("No step has finished for {seconds} s; the program waits for {waits}.", "Start with --max_data_loader_n_workers 0."),
     "guard_memory": ("The graphics card's memory is full ({used} in use).", "Start again with, in this order: {savers}."),
     "guard_memory.none": ("The graphics card's memory is full ({used} in use), and all savers are on.",
                           "Use a lower --resolution or --network_dim, or a card with more memory."),

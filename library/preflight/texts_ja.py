@@ -430,7 +430,7 @@ TEXTS: dict[str, tuple[str, str]] = {
                            "Windows が主メモリを使っているようです。",
                            "--train_batch_size か --resolution を下げるか、NVIDIA コントロールパネルの「CUDA - システムメモリ フォールバック"
                            "ポリシー」を「フォールバックなしを優先」にしてください。"),
-    "guard_stuck": ("{seconds} 秒間ステップが終わっていません。{where} を待っています。", "--max_data_loader_n_workers 0 で起動してください。"),
+    "guard_stuck": ("{seconds} 秒間ステップが終わっていません。{waits} を待っています。", "--max_data_loader_n_workers 0 で起動してください。"),
     "guard_memory": ("GPU メモリがいっぱいです (使用中 {used})。", "次の順に追加して、もう一度起動してください: {savers}"),
     "guard_memory.none": ("GPU メモリがいっぱいで (使用中 {used})、節約オプションはすべて使われています。",
                           "--resolution か --network_dim を下げるか、メモリの多い GPU を使ってください。"),

@@ -24,7 +24,7 @@ def before_after(samples: Sequence[SampleLine], path: Path, title: str = "") -> 
     rows = [Row((_cell(first), _cell(last)), first.prompt) for first, last in pairs(samples)[:MOST_ROWS]]
     if not rows:
         return None
-    save_png(strip(rows, title), path)
+    save_png(strip(rows, title, columns=1 if len(rows) < 3 else 2), path)
     return path
 
 

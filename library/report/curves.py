@@ -10,12 +10,12 @@ from pathlib import Path
 from library.report.record import RunReport
 
 
-def smooth(values: Sequence[float], span: float = 0.02) -> list[float]:
+def smooth(values: Sequence[float], span: float = 0.05) -> list[float]:
     """Exponential moving average over about ``span`` of the values, without the bias of its start.
 
     Values that are no numbers are passed over: the curve goes on from the last good one.
     """
-    keep = 1 - 1 / max(2.0, span * len(values))
+    keep = 1 - 1 / max(5.0, span * len(values))
     total, weight, smoothed = 0.0, 0.0, []
     for value in values:
         if math.isfinite(value):
@@ -64,12 +64,21 @@ def _figure(report: RunReport) -> object:
         lower.plot(steps, rates, linewidth=1.2, label=_plain(name))
     lower.set_ylabel("learning rate")
     lower.set_xlabel("step")
-    lower.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+    if _wide(report):
+        lower.set_yscale("log")
+    else:
+        lower.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     if report.rates:
         lower.legend(loc="upper right", frameon=False)
     for axes in (upper, lower):
         axes.grid(alpha=0.25)
     return figure
+
+
+def _wide(report: RunReport) -> bool:
+    """Whether the groups' highest rates are so far apart that one could not be seen beside the other."""
+    tops = [top for top in (max(rates, default=0.0) for rates in report.rates.values()) if top > 0]
+    return bool(tops) and max(tops) > 50 * min(tops)
 
 
 def _plain(text: str) -> str:

@@ -10,10 +10,10 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from library.report.before_after import over_time
+from library.report.before_after import by_prompt, over_time
 from library.report.curves import svg
 from library.report.final_words import duration, size
-from library.report.record import DataLine, FileLine, RunReport
+from library.report.record import BEFORE_AND_AFTER, LOSS_PLOT, DataLine, FileLine, RunReport
 from library.util.secrets import mask
 
 if TYPE_CHECKING:
@@ -40,20 +40,22 @@ def write_page(report: RunReport, path: Path | None = None) -> Path:
     path = path or report.output_dir / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(path.name + ".tmp")
-    half.write_text(page(report), encoding="utf-8", newline="\n")
+    half.write_text(page(report, path.parent), encoding="utf-8", newline="\n")
     os.replace(half, path)
     return path
 
 
-def page(report: RunReport) -> str:
-    """The page as text; anything shaped like a token or key is masked."""
+def page(report: RunReport, folder: Path | None = None) -> str:
+    """The page as text, with links as seen from ``folder``; anything shaped like a token or key is masked."""
+    folder = folder or report.output_dir
     sections = [
         ("", _summary(report)),
         ("Warnings", "".join(f'<p class="warning">{_text(warning)}</p>' for warning in report.warnings)),
         ("Curves", svg(report) if report.losses else ""),
-        ("", "".join(_figure(title, _picture_file(path)) for title, path in report.pictures.items() if _shown(path))),
-        ("Samples over time", "".join(_figure(prompt, _picture(strip)) for prompt, strip in over_time(report.samples))),
-        ("Files", _files(report)),
+        ("", "".join(_figure(title, _picture_file(path)) for title, path in report.pictures.items()
+                     if title != LOSS_PLOT and _shown(path))),
+        ("Samples over time", _samples(report)),
+        ("Files", _files(report, folder)),
         ("Data", _data(report)),
         ("Settings", _settings(report)),
         ("The same run again", f"<pre>{_text(report.command)}</pre>" if report.command else ""),
@@ -81,7 +83,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: tuple[in
 
 
 def _summary(report: RunReport) -> str:
-    facts = [f"{report.steps} steps", f"{report.epochs} epochs", duration(report.seconds)]
+    facts = [f"{report.steps} steps", f"{report.epochs} epoch{'' if report.epochs == 1 else 's'}",
+             duration(report.seconds)]
     if report.losses:
         last = report.losses[-max(1, len(report.losses) // 10):]
         facts.append(f"mean loss of the last tenth {sum(last) / len(last):.4f}")
@@ -91,26 +94,34 @@ def _summary(report: RunReport) -> str:
     return "".join(f"<p>{_text(line)}</p>" for line in lines)
 
 
-def _files(report: RunReport) -> str:
+def _samples(report: RunReport) -> str:
+    """A strip for each prompt; none where first and last are all there is and stand side by side already."""
+    if BEFORE_AND_AFTER in report.pictures and all(len(lines) <= 2 for lines in by_prompt(report.samples)):
+        return ""
+    return "".join(_figure(prompt, _picture(strip)) for prompt, strip in over_time(report.samples))
+
+
+def _files(report: RunReport, folder: Path) -> str:
     head = ("file", "epoch", "step", "size", "loads in", "sha256")
     states = "".join(f"<p>State to go on from with --resume: <code>{_text(str(state))}</code></p>"
                      for state in report.states[-1:])
-    return _table(head, [_file(line, report) for line in report.files], (1, 2, 3)) + states
+    return _table(head, [_file(line, folder) for line in report.files], (1, 2, 3)) + states
 
 
-def _file(line: FileLine, report: RunReport) -> tuple[str, ...]:
+def _file(line: FileLine, folder: Path) -> tuple[str, ...]:
     number = ["" if count is None else str(count) for count in (line.epoch, line.step)]
-    return (f'<a href="{escape(_link(line.path, report))}">{_text(line.path.name)}</a>', *number, size(line.bytes),
+    return (f'<a href="{escape(_link(line.path, folder))}">{_text(line.path.name)}</a>', *number, size(line.bytes),
             _text(", ".join(line.loads_in)), f'<code class="hash">{escape(line.sha256)}</code>')
 
 
-def _link(path: Path, report: RunReport) -> str:
-    """A link that works from the page's folder, also after the folder was moved."""
+def _link(path: Path, folder: Path) -> str:
+    """A link from the page's folder that still works when both are moved together; absolute across drives."""
     from urllib.parse import quote
 
-    if path.is_relative_to(report.output_dir):
-        return quote(path.relative_to(report.output_dir).as_posix())
-    return path.absolute().as_uri()
+    try:
+        return quote(Path(os.path.relpath(path, folder)).as_posix())
+    except ValueError:
+        return path.absolute().as_uri()
 
 
 def _data(report: RunReport) -> str:

@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+LOSS_PLOT = "Loss plot"
+"""Title of the loss plot among a report's pictures; the page draws the curves itself, as lines."""
+BEFORE_AND_AFTER = "Before and after"
+"""Title of the first and last samples side by side."""
+
 
 @dataclass(frozen=True)
 class Setting:

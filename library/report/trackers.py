@@ -58,14 +58,13 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        self.writer = SummaryWriter(str(folder))
+        self.writer = SummaryWriter(str(folder), flush_secs=10)
         if config:
             self.writer.add_text("config", "\n".join(f"    {key}: {value}" for key, value in config.items()), 0)
 
     def figures(self, values: Figures, step: int, axes: Figures | None = None) -> None:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
-        self.writer.flush()
 
     def picture(self, name: str, path: Path, caption: str, step: int) -> None:
         return None

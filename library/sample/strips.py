@@ -38,8 +38,8 @@ class Row:
     title: str = ""
 
 
-def strip(rows: Sequence[Row], title: str = "", scale: int | None = None) -> Image.Image:
-    """Join rows of pictures into one picture.
+def strip(rows: Sequence[Row], title: str = "", scale: int | None = None, columns: int = 1) -> Image.Image:
+    """Join rows of pictures into one picture, ``columns`` rows abreast.
 
     ``scale`` magnifies the pictures by a whole number, each pixel kept sharp; None chooses it so that the smallest
     has a side of 128 pixels at least. Texts are wrapped to the width of what they stand above.
@@ -48,7 +48,7 @@ def strip(rows: Sequence[Row], title: str = "", scale: int | None = None) -> Ima
 
     shortest = min(min(cell.picture.size) for row in rows for cell in row.cells)
     factor = scale or max(1, -(-128 // shortest))
-    blocks = [_row(row, factor) for row in rows]
+    blocks = _abreast([_row(row, factor) for row in rows], columns)
     width = max(block.width for block in blocks)
     if title:
         blocks.insert(0, _text(title, width, 18, INK))
@@ -59,6 +59,24 @@ def strip(rows: Sequence[Row], title: str = "", scale: int | None = None) -> Ima
         sheet.paste(block, (GAP, top))
         top += block.height + GAP
     return sheet
+
+
+def _abreast(blocks: list[Image.Image], columns: int) -> list[Image.Image]:
+    """Set each ``columns`` blocks side by side, at places that line up from one line to the next."""
+    from PIL import Image
+
+    if columns == 1:
+        return blocks
+    widest, space = max(block.width for block in blocks), 3 * GAP
+    lines = []
+    for start in range(0, len(blocks), columns):
+        chosen = blocks[start:start + columns]
+        width = min(columns, len(blocks)) * (widest + space) - space
+        line = Image.new("RGB", (width, max(block.height for block in chosen)), BACKGROUND)
+        for place, block in enumerate(chosen):
+            line.paste(block, (place * (widest + space), 0))
+        lines.append(line)
+    return lines
 
 
 def _row(row: Row, factor: int) -> Image.Image:

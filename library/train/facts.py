@@ -46,11 +46,10 @@ def dataset_facts(plan: DatasetPlan) -> list[DatasetFacts]:
     found = []
     for index, part in enumerate(plan.parts):
         subsets = [one for one in plan.subsets if one.part == index]
-        names = {one.name for one in subsets}
         found.append(DatasetFacts(
             config=part, subsets=[SubsetFacts(one.config, one.images) for one in subsets],
             num_train_images=plan.images(index), num_reg_images=plan.reg_images(index),
-            tag_frequency={name: tags for name, tags in plan.tag_frequency.items() if name in names},
+            tag_frequency=plan.tag_frequency[index],
             buckets=plan.bucket_counts(index) if part.enable_bucket else (),
             mean_img_ar_error=plan.mean_ratio_error(index),
             is_dreambooth=all(one.config.metadata_file is None for one in subsets)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -82,6 +83,9 @@ class EpochAverage:
         self.total = 0.0
 
     def add(self, epoch: int, slot: int, loss: float) -> None:
+        """Take in a step's loss; what is no number is passed over."""
+        if not math.isfinite(loss):
+            return
         if epoch == 0 or slot >= len(self.losses):
             self.losses.append(loss)
         else:
@@ -104,8 +108,6 @@ class LoopTools:
     watchers: tuple[Watcher, ...]
     max_grad_norm: float
     scale_weight_norms: float | None = None
-    norms: dict[str, float] = field(default_factory=dict)
-    """Figures of the last weight-norm clipping, for logs."""
 
 
 def run_loop(session: Session, feed: Feed, tools: LoopTools) -> None:
@@ -122,13 +124,12 @@ def run_loop(session: Session, feed: Feed, tools: LoopTools) -> None:
             for group in _groups(feed.epoch(epoch, progress.batch), length.accumulation, left):
                 if progress.step >= length.steps:
                     break
-                results = take_step(session, group, tools)
+                outcome = take_step(session, group, tools)
                 progress.step += 1
                 progress.batch = min(length.batches, progress.batch + length.batches_per_step)
-                loss = mean_loss(session, results)
-                average.add(epoch, (progress.step - 1) % max(1, length.steps_per_epoch), loss)
-                log = StepLog(progress.step, epoch + 1, loss, average.value, _learning_rates(session),
-                              _merge_extras(results) | tools.norms)
+                average.add(epoch, (progress.step - 1) % length.steps_per_epoch, outcome.loss)
+                log = StepLog(progress.step, epoch + 1, outcome.loss, average.value, _learning_rates(session),
+                              outcome.extra)
                 for watcher in tools.watchers:
                     watcher.on_step(session, log)
             if progress.batch >= length.batches:
@@ -153,8 +154,11 @@ def _groups(batches: Iterable[Batch], size: int, count: int) -> Iterator[list[Ba
         yield list(islice(source, size))
 
 
-def take_step(session: Session, group: list[Batch], tools: LoopTools) -> list[StepResult]:
-    """One optimizer step over the batches of ``group``: gradients of their mean, clipped, applied."""
+def take_step(session: Session, group: list[Batch], tools: LoopTools) -> StepOutcome:
+    """One optimizer step over the batches of ``group``: gradients of their mean, clipped, applied.
+
+    A step whose loss or gradients are no numbers changes nothing (with fp16, the gradient scaler looks after gradients).
+    """
     accelerator, network, length = session.accelerator, session.network, tools.length
     network.on_step_start()
     results: list[StepResult] = []
@@ -165,19 +169,44 @@ def take_step(session: Session, group: list[Batch], tools: LoopTools) -> list[St
             accelerator.backward(result.loss / length.accumulation)
             results.append(result)
     synchronise_gradients(session, length.processes)
+    norm = None
     if tools.max_grad_norm:
-        accelerator.clip_grad_norm_(list(network.get_trainable_params()), tools.max_grad_norm)
-    session.optimizer.step()
-    if not session.optimizer.step_was_skipped:
-        session.lr_schedule.step()
+        norm = accelerator.clip_grad_norm_(list(network.get_trainable_params()), tools.max_grad_norm)
+    loss, usable = _judge(session, results, norm)
+    if usable:
+        session.optimizer.step()
+        if not session.optimizer.step_was_skipped:
+            session.lr_schedule.step()
     session.optimizer.zero_grad(set_to_none=True)
+    extra = _merge_extras(results)
     if tools.scale_weight_norms:
         scaled, mean, largest = network.apply_max_norm_regularization(tools.scale_weight_norms, session.device)
-        tools.norms.update({"max_norm/keys_scaled": scaled, "max_norm/average_key_norm": mean,
-                            "max_norm/max_key_norm": largest})
+        extra |= {"max_norm/keys_scaled": scaled, "max_norm/average_key_norm": mean, "max_norm/max_key_norm": largest}
     if session.averages is not None:
         session.averages.update()
-    return results
+    return StepOutcome(loss, extra)
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """Mean loss of a step over all its batches and processes, and further figures."""
+
+    loss: float
+    extra: dict[str, float]
+
+
+def _judge(session: Session, results: list[StepResult], norm: Any) -> tuple[float, bool]:
+    """(mean loss, whether the step may be applied); waits for the device once."""
+    losses = [result.loss.detach().float() for result in results]
+    total = torch.stack(losses).sum() if losses else torch.zeros((), device=session.device)
+    figures = torch.stack([total, torch.full_like(total, len(losses))])
+    if session.accelerator.num_processes > 1:
+        figures = session.accelerator.reduce(figures, reduction="sum")
+    scaled = session.accelerator.scaler is not None
+    if norm is not None and not scaled:
+        figures = torch.cat([figures, norm.detach().float().reshape(1)])
+    total, count, *rest = figures.tolist()
+    return total / count, all(math.isfinite(value) for value in (total, *rest))
 
 
 def synchronise_gradients(session: Session, processes: int) -> None:
@@ -193,17 +222,6 @@ def synchronise_gradients(session: Session, processes: int) -> None:
     flat = session.accelerator.reduce(flat, reduction="mean")
     for parameter, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
         parameter.grad = piece.view_as(parameter).clone()
-
-
-def mean_loss(session: Session, results: list[StepResult]) -> float:
-    """Mean of the parts' losses, over all processes, as a number (this waits for the device)."""
-    losses = [result.loss.detach().float() for result in results]
-    if session.accelerator.num_processes == 1:
-        return torch.stack(losses).mean().item() if len(losses) > 1 else losses[0].item()
-    total = sum(losses, torch.zeros((), device=session.device))
-    total, count = session.accelerator.reduce(
-        torch.stack([total, torch.tensor(float(len(losses)), device=session.device)]), reduction="sum").tolist()
-    return total / count
 
 
 def _learning_rates(session: Session) -> list[float]:

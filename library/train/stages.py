@@ -13,7 +13,9 @@ import torch
 
 from library.config.run_config import RunConfig
 from library.config.show import to_json
-from library.data.loading import Feed, Pictures, Setting, Sources, step_plan
+from library.data.feed import Feed, KohyaFeed
+from library.data.kohya_order import KohyaOrder
+from library.data.loading import Pictures, Setting, Sources, step_plan
 from library.data.plan import DatasetPlan
 from library.families.interface import Family, Parts
 from library.report import trackers
@@ -23,6 +25,7 @@ from library.save.hub import Uploader
 from library.util import frame
 
 from . import facts, prepare, seeds
+from .guarding import Guarding, PaceMark
 from .loop import Length, LoopTools, run_loop
 from .objectives import denoise
 from .sampling import Sampling
@@ -45,6 +48,8 @@ class Material:
     plan: DatasetPlan
     sources: Sources
     length: Length
+    order: KohyaOrder | None = None
+    """kohya's order of pictures, where it is to be reproduced."""
 
 
 def material(config: RunConfig, family: Family, plan: DatasetPlan) -> Material:
@@ -54,13 +59,16 @@ def material(config: RunConfig, family: Family, plan: DatasetPlan) -> Material:
     steps = step_plan(plan, config.loop, processes)
     length = Length(steps.epochs, steps.steps, steps.batches, steps.accumulation, processes)
     announce(config, plan, length)
+    order = None
+    if config.loop.kohya_order:
+        order = KohyaOrder(plan, config.loop.seed, length.steps, length.accumulation, (accelerator.process_index, processes))
     seeds.seed_everything(config.loop.seed)
     precision = decide_precision(config.machine, prepare.has_accelerator())
     parts = prepare.load(config, family, accelerator.device, precision)
     if config.loop.kohya_order:
         seeds.skip_uniform_draws(seeds.default_init_draws(parts.denoiser))
     sources = Sources()
-    return Material(accelerator, parts, plan, sources, length)
+    return Material(accelerator, parts, plan, sources, length, order)
 
 
 def announce(config: RunConfig, plan: DatasetPlan, length: Length) -> None:
@@ -132,8 +140,12 @@ def setting(config: RunConfig, length: Length) -> Setting:
 
 def feed(config: RunConfig, made: Material) -> Any:
     """Batches for the loop."""
-    return Feed(Pictures(made.plan, setting(config, made.length), made.sources), made.accelerator.process_index,
-                made.accelerator.num_processes, config.data.workers, torch.cuda.is_available())
+    pictures = Pictures(made.plan, setting(config, made.length), made.sources)
+    if made.order is not None:
+        return KohyaFeed(pictures, made.order)
+    typed = config.origins.get("max_data_loader_n_workers", "default") != "default"
+    return Feed(pictures, made.accelerator.process_index, made.accelerator.num_processes,
+                config.data.workers if typed else None, torch.cuda.is_available())
 
 
 def watch_and_tell(config: RunConfig, family: Family, made: Material, saving: Saving, argv: list[str]) -> Telling:
@@ -151,7 +163,8 @@ def watch_and_tell(config: RunConfig, family: Family, made: Material, saving: Sa
 
 def watchers(config: RunConfig, made: Material, saving: Saving, telling: Telling) -> tuple[Idle, ...]:
     """Everything that happens around the steps, in the order in which it happens."""
-    found: list[Idle] = [ProgressLine(made.length.steps, made.length.epochs), Journal(telling.folder / "log.jsonl")]
+    guarding = Guarding(config.optimizer.unet_lr or config.optimizer.lr, saving)
+    found: list[Idle] = [guarding, ProgressLine(made.length.steps, made.length.epochs), Journal(telling.folder / "log.jsonl")]
     if telling.sampling is not None:
         found.append(telling.sampling)
     found.append(saving)
@@ -159,7 +172,7 @@ def watchers(config: RunConfig, made: Material, saving: Saving, telling: Telling
         held_out = Pictures(made.plan.validation_plan(), setting(config, made.length), made.sources)
         seed = config.validation.seed if config.validation.seed is not None else config.loop.seed
         found.append(Validation(config.validation, partial(Feed(held_out).epoch, 0), denoise, seed, telling.validated))
-    return (*found, telling, Interrupt())
+    return (*found, telling, Interrupt(), PaceMark(guarding))
 
 
 def keep_config(config: RunConfig, folder: Path, is_main: bool) -> None:

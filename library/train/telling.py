@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from library.optim.rates import logged_rates
 from library.report import before_after, curves, page, trackers
-from library.report.record import FileLine, RunReport, SampleLine
+from library.report.record import BEFORE_AND_AFTER, LOSS_PLOT, FileLine, RunReport, SampleLine
 
 from .loop import Length, StepLog
 from .sampling import Sampling
@@ -57,8 +57,8 @@ class Telling(Idle):
 
     def tell_samples(self) -> None:
         """Show the trackers what was drawn since."""
-        for number, drawn in enumerate((self.sampling.drawn if self.sampling else [])[self.told_samples:]):
-            self.tracker.picture(f"sample_{number}", drawn.path, drawn.line.prompt, drawn.step)
+        for drawn in (self.sampling.drawn if self.sampling else [])[self.told_samples:]:
+            self.tracker.picture(f"sample_{drawn.line.index}", drawn.path, drawn.line.prompt, drawn.step)
             self.told_samples += 1
 
     def validated(self, values: dict[str, float], step: int) -> None:
@@ -90,8 +90,8 @@ class Telling(Idle):
     def _write(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.report.losses:
-            self.report.pictures["Loss plot"] = curves.plot(self.report, self.folder / "loss.png")
+            self.report.pictures[LOSS_PLOT] = curves.plot(self.report, self.folder / "loss.png")
         pair = before_after.before_after(self.report.samples, self.folder / "before_after.png", self.report.name)
         if pair is not None:
-            self.report.pictures["Before and after"] = pair
+            self.report.pictures[BEFORE_AND_AFTER] = pair
         self.report.pictures["Report"] = page.write_page(self.report, self.folder / "report.html")

@@ -11,9 +11,9 @@ from typing import TextIO
 
 from library.util.secrets import mask
 
-QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "filelock", "PIL", "matplotlib", "xformers", "triton", "fsspec",
+QUIET = ("accelerate", "httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "filelock", "PIL", "matplotlib", "xformers", "triton", "bitsandbytes", "fsspec",
          "huggingface_hub.utils._http")
-"""Libraries whose chatter below WARNING (or below ERROR: xformers, triton) says nothing about the training."""
+"""Libraries whose chatter below WARNING (or below ERROR: xformers, triton, bitsandbytes) says nothing about the training."""
 
 
 class MaskingFormatter(logging.Formatter):
@@ -80,5 +80,5 @@ def set_up(level: str = "INFO", file: Path | None = None, simple: bool = False, 
     root.addHandler(handler)
     root.setLevel(level)
     for name in QUIET:
-        logging.getLogger(name).setLevel(logging.ERROR if name in ("xformers", "triton") else logging.WARNING)
+        logging.getLogger(name).setLevel(logging.ERROR if name in ("xformers", "triton", "bitsandbytes") else logging.WARNING)
     return handler

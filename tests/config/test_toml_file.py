@@ -63,7 +63,7 @@ TOLERANT = [
     ("persistent_data_loader_workers = 1", "persistent_data_loader_workers", True, "1 is read as true"),
     ('cache_latents = "true"', "cache_latents", True, "is read as true"),
     ("max_token_length = 75", "max_token_length", None, "75 is read as the default"),
-    ('dynamo_backend = "no"', "dynamo_backend", "inductor", '"no" is read as inductor'),
+    ('dynamo_backend = "no"', "dynamo_backend", "inductor", '"no" is read as the default'),
     ('lr_warmup_steps = "5%"', "lr_warmup_steps", 0.05, '"5%" is read as 0.05'),
     ("optimizer_args = \"[ 'a=1', 'b=0.9,0.99' ]\"", "optimizer_args", ["a=1", "b=0.9,0.99"], "read as the list"),
     ('optimizer_args = "a=1 b=0.9,0.99"', "optimizer_args", ["a=1", "b=0.9,0.99"], "read as the list"),

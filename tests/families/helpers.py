@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from library.families import unet, vae
+from library.families import native, unet, vae
 from library.families.interface import Parts
 
 
@@ -22,22 +22,36 @@ def ldm_tensors(parts: Parts, text_prefix: str = "cond_stage_model.transformer."
     return {n: t.contiguous() for n, t in found.items()}
 
 
-def save_folder(parts: Parts, folder: Path, class_name: str = "StableDiffusionPipeline") -> Path:
+def native_tensors(denoiser: Any, table: native.Table) -> dict[str, Any]:
+    """A transformer's tensors as an original file spells them: renamed, fused, halves swapped."""
+    import torch
+
+    pieces: dict[str, dict[int, Any]] = {}
+    for name, tensor in denoiser.state_dict().items():
+        spot, original = native.find(table, name)
+        whole = torch.cat(tensor.chunk(2)[::-1]) if spot.swapped else tensor
+        pieces.setdefault(original, {})[(spot.rows or (0, 0))[0]] = whole
+    return {n: torch.cat([p[k] for k in sorted(p)]).contiguous() for n, p in pieces.items()}
+
+
+def save_folder(
+    parts: Parts, folder: Path, class_name: str = "StableDiffusionPipeline", denoiser: str = "unet"
+) -> Path:
     """A diffusers folder of a tiny model, without its tokenizer."""
     index: dict[str, Any] = {
         "_class_name": class_name,
-        "unet": ["diffusers", "UNet2DConditionModel"],
+        denoiser: ["diffusers", type(parts.denoiser).__name__],
         "vae": ["diffusers", "AutoencoderKL"],
         "scheduler": ["diffusers", "DDIMScheduler"],
     }
-    parts.denoiser.save_pretrained(folder / "unet")
+    parts.denoiser.save_pretrained(folder / denoiser)
     parts.vae.save_pretrained(folder / "vae")
     for i, (encoder, tokenizer) in enumerate(zip(parts.text_encoders, parts.tokenizers, strict=True)):
         suffix = "" if i == 0 else f"_{i + 1}"
         encoder.save_pretrained(folder / f"text_encoder{suffix}")
         tokenizer.save_pretrained(folder / f"tokenizer{suffix}")
         index[f"text_encoder{suffix}"] = ["transformers", type(encoder).__name__]
-        index[f"tokenizer{suffix}"] = ["transformers", "CLIPTokenizer"]
+        index[f"tokenizer{suffix}"] = ["transformers", type(tokenizer).__name__]
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(
         json.dumps(dict(parts.scheduler_config)), encoding="utf-8"

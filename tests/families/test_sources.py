@@ -48,6 +48,7 @@ def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     with hub_server.serve({"someone/tiny": folder, "someone/gated": folder}, log, gated=("someone/gated",)) as address:
         monkeypatch.setenv("HF_ENDPOINT", address)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         yield log
 
 

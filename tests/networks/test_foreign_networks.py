@@ -159,6 +159,12 @@ def test_module_that_refuses_its_arguments_is_named(monkeypatch, old_module):
 # -------------------------------------------------------------------------------------------------------- lycoris
 
 
+@pytest.fixture(autouse=True)
+def plain_kernels(monkeypatch):
+    """lycoris compiles its formulas where it can, which takes longer than a whole test."""
+    monkeypatch.setenv("LYCORIS_KERNEL_BACKEND", "torch")
+
+
 @pytest.mark.parametrize(("recorded", "args"), [("loha", {"algo": "loha"}), ("lokr", {"algo": "lokr"}),
                                                 ("locon (lycoris)", {"algo": "locon"})])
 def test_lycoris_modules_are_named_and_shaped_as_under_kohya(recorded, args):

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from library.optim import schedules
-from library.optim.optimizers import OptimizerSettings
-from library.optim.optimizers import create as create_optimizer
+from library.optim.optimizers import OptimizerSettings, create as create_optimizer
 from library.optim.schedules import ScheduleSettings, create, factor, problems
 from library.util.records import UserError
 

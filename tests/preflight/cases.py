@@ -158,7 +158,7 @@ WORDS: dict[str, Case] = {
     "both_only": lambda w: w.context(network_train_unet_only=True, network_train_text_encoder_only=True),
     "nothing_trained": lambda w: w.context(unet_lr=0.0, text_encoder_lr=[0.0]),
     "dim_zero": lambda w: w.context(network_dim=0),
-    "bucket_range": lambda w: w.context(resolution="768,1152"),
+    "bucket_range": lambda w: w.context(resolution="768,1152", max_bucket_reso=1024),
     "schedule_warmup": lambda w: w.context(lr_scheduler="constant", lr_warmup_steps=100),
     "schedule_adafactor": lambda w: w.context(lr_scheduler="adafactor"),
     "schedule_unknown": lambda w: w.context(lr_scheduler="cosinee"),

@@ -14,7 +14,7 @@ from library.report.before_after import before_after, over_time, pairs, thin
 from library.report.curves import plot, smooth
 from library.report.final_words import duration, final_words, size
 from library.report.page import page, write_page
-from library.report.record import DataLine, FileLine, RunReport, SampleLine, Setting
+from library.report.record import BEFORE_AND_AFTER, LOSS_PLOT, DataLine, FileLine, RunReport, SampleLine, Setting
 
 SECRET = "hf_" + "A1b2C3d4" * 4
 
@@ -76,12 +76,25 @@ def test_the_page_is_well_formed_and_asks_no_network(report):
 def test_the_page_shows_settings_with_origins_data_files_warnings_and_command(report):
     text = page(report)
     for words in ("network_dim", "command line", "10_zobi", "regularisation", "64x64", report.files[0].sha256,
-                  "ComfyUI", "accelerate launch train_network.py", "the loss rose &lt;b&gt;once&lt;/b&gt;", "1 min 5 s", "<svg"):
+                  "ComfyUI", "accelerate launch train_network.py", "the loss rose &lt;b&gt;once&lt;/b&gt;", "1 min 5 s",
+                  "<svg"):
         assert words in text, words
 
 
 def test_the_page_holds_every_picture_itself(report):
     assert page(report).count("data:image/png;base64,") == len(over_time(report.samples)) == 2
+
+
+def test_the_loss_plot_is_not_shown_twice(report, tmp_path):
+    report.pictures = {LOSS_PLOT: plot(report, tmp_path / "loss.png"), "Before": report.samples[0].path}
+    assert page(report).count("data:image/png;base64,") == 3 and "Before" in page(report)
+
+
+def test_samples_that_stand_side_by_side_already_are_not_shown_again(report):
+    report.pictures = {BEFORE_AND_AFTER: report.samples[0].path}
+    assert "Samples over time" in page(report)
+    report.samples = [line for line in report.samples if line.step != 10]
+    assert "Samples over time" not in page(report)
 
 
 def test_no_token_reaches_the_page(report):
@@ -95,6 +108,8 @@ def test_the_page_links_its_files_relative_to_its_own_folder(report):
     from urllib.parse import unquote
     links = [unquote(one) for one in reader.addresses if one.endswith(".safetensors")]
     assert links == ["線画_lora.safetensors"] and (written.parent / links[0]).is_file()
+    below = write_page(report, report.output_dir / "name-report" / "report.html")
+    assert 'href="../%E7%B7%9A' in below.read_text(encoding="utf-8")
 
 
 def test_writing_the_page_leaves_no_half_file(report):

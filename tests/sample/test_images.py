@@ -21,6 +21,17 @@ from library.sample.jobs import SampleOptions, fill, jobs
 from library.sample.prompts import PromptLine
 from library.util.records import UserError
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Tiny tensors gain nothing from threads, which only wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 
 @pytest.fixture(scope="module")
 def family():
@@ -264,7 +275,8 @@ def flow_family(**more):
         "SPEC": spec, "predict": predict, "seen": seen, "pipeline": lambda parts: None,
         "size_cond": lambda *given: {},
         "encode_text": lambda parts, texts: {"text": torch.zeros(len(texts), 1)},
-        "decode_latents": lambda parts, latents: latents[:, :3].repeat_interleave(8, 2).repeat_interleave(8, 3)} | more))
+        "decode_latents": lambda parts, latents: latents[:, :3].repeat_interleave(8, 2).repeat_interleave(8, 3)}
+        | more))
 
 
 def empty_parts():

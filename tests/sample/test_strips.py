@@ -34,6 +34,15 @@ def test_captions_stand_above_and_never_cover_a_picture():
     assert dark is not None and dark[1] < 30, "the heading is written at the top"
 
 
+def test_rows_can_stand_abreast_in_columns_that_line_up():
+    rows = [Row((Cell(colour(name)),)) for name in ("red", "blue", "lime")]
+    sheet = strip(rows, scale=1, columns=2)
+    assert sheet.size == (2 * 64 + 3 * 8 + 16, 2 * 64 + 3 * 8)
+    right = 8 + 64 + 3 * 8
+    assert [sheet.getpixel(place) for place in ((8, 8), (right, 8), (8, 80), (right, 80))] == [
+        (255, 0, 0), (0, 0, 255), (0, 255, 0), (255, 255, 255)]
+
+
 def test_rows_of_different_width_fit_in_one_sheet():
     sheet = strip([Row((Cell(colour("red")),)), Row((Cell(colour("blue")), Cell(colour("blue"))))], scale=1)
     assert sheet.size == (64 * 2 + 3 * 8, 2 * 64 + 3 * 8)

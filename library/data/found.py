@@ -1,0 +1,52 @@
+"""What a scan gathers on its way, and how it words lists and places."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from library.util.records import Problem, Severity
+
+from .plan import Item, ScannedSubset
+
+
+@dataclass
+class Found:
+    """Pictures and problems so far."""
+
+    problems: list[Problem] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
+    validation: list[Item] = field(default_factory=list)
+    subsets: list[ScannedSubset] = field(default_factory=list)
+    tags: list[dict[str, Counter[str]]] = field(default_factory=list)
+    """For each part: folder -> tag -> captions with it."""
+
+    def _add(self, severity: Severity, where: Any, what: str, remedy: str) -> None:
+        self.problems.append(Problem(str(where), what, remedy, severity, check="data"))
+
+    def stop(self, where: Any, what: str, remedy: str) -> None:
+        self._add("stop", where, what, remedy)
+
+    def warn(self, where: Any, what: str, remedy: str) -> None:
+        self._add("warn", where, what, remedy)
+
+    def note(self, where: Any, what: str, remedy: str = "") -> None:
+        self._add("note", where, what, remedy)
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """The first names, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def nearest_existing(path: Path) -> str:
+    """A remedy for a path that is not there: how much of it exists, and what is there instead."""
+    existing = next((parent for parent in path.parents if parent.is_dir()), None)
+    if existing is None:
+        return "Check the path; a relative one counts from the folder in which you started the program."
+    inside = listed(sorted(child.name for child in existing.iterdir() if child.is_dir())) or "no folders"
+    return f'"{existing if str(existing) != "." else Path.cwd()}" exists; in it there are: {inside}.'

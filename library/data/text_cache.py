@@ -1,0 +1,210 @@
+"""Conditioning of captions, encoded once: in memory, or on disk beside the pictures, generic over a family's tensors.
+
+Captions must not change from step to step then (no shuffling, dropout or warm-up); resolve sees to that. Equal captions are
+encoded once. A file holds one array for each tensor under the name that the family gives it, and the caption, so that a
+changed caption is noticed; files without a caption (kohya's) are taken as they are.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from library.util.records import Cond, EncodeText, Problem, UserError
+
+from . import captions
+from .caches import BROKEN, NEWER, write_npz
+from .plan import DatasetPlan, Item
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+CAPTION = "caption"
+"""Name of the array that holds the text a file was made of."""
+FALLBACK_SUFFIX = "_te"
+
+
+class Pad(Protocol):
+    """How a tensor of differing length is padded: along axis ``dim`` of the batch with ``value``; None = all are equal."""
+
+    dim: int | None
+    value: float
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How conditioning is cached."""
+
+    to_disk: bool = False
+    batch_size: int = 1
+    skip_check: bool = False
+    suffix: str | None = None
+    """Behind the picture's stem (``_te_outputs``)."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Tensor's name in the conditioning -> array's name in files, where they differ."""
+    padding: Mapping[str, Pad] = field(default_factory=dict)
+    dtype: str | None = None
+    """torch's name of the dtype that floating tensors read from files get; None = float32."""
+    rank: int = 0
+    processes: int = 1
+
+
+@dataclass
+class TextCache:
+    """Gives the conditioning of every item of a plan; picklable."""
+
+    options: TextOptions
+    memory: dict[str, Cond] = field(default_factory=dict)
+    """Caption -> conditioning of a batch of one."""
+
+    def __call__(self, item: Item, text: str) -> Cond:
+        """Conditioning of one picture as a batch of one."""
+        if not self.options.to_disk:
+            return self.memory[text]
+        file = file_of(item, self.options)
+        try:
+            return _loaded(file, self.options)
+        except BROKEN as error:
+            raise UserError(Problem(str(file), f"the cached conditioning cannot be read: {error}.",
+                                    "Start again; the file will be made anew.")) from error
+
+    def collate(self, conds: Sequence[Cond]) -> Cond:
+        """Put batches of one together, padded where the family says how."""
+        return {name: _together([cond[name] for cond in conds], self.options.padding.get(name)) for name in conds[0]}
+
+
+def fixed_caption(plan: DatasetPlan, item: Item) -> str:
+    """The text a picture has in every step: prefix, suffix and separators applied, nothing random left to chance."""
+    subset = plan.parts[item.part].subsets[item.subset]
+    return captions.make(item.caption, subset, captions.Moment(epoch=1), random.Random(0))
+
+
+def file_of(item: Item, options: TextOptions) -> Path:
+    return item.path.with_name(f"{item.path.stem}{options.suffix or FALLBACK_SUFFIX}.npz")
+
+
+def cache_text(plan: DatasetPlan, encode: EncodeText, options: TextOptions) -> TextCache:
+    """Encode every caption that has no valid cache yet. ``encode``: captions -> conditioning of that batch."""
+    cache = TextCache(options)
+    wanted: dict[str, list[Item]] = {}
+    items = [*plan.items, *plan.validation]
+    for index, item in enumerate(items):
+        text = fixed_caption(plan, item)
+        if options.to_disk and (index % options.processes != options.rank or _is_valid(item, text, options)):
+            continue
+        wanted.setdefault(text, []).append(item)
+    texts = list(wanted)
+    for start in range(0, len(texts), options.batch_size):
+        batch = texts[start:start + options.batch_size]
+        for text, cond in zip(batch, _encoded(batch, encode), strict=True):
+            if not options.to_disk:
+                cache.memory[text] = cond
+                continue
+            for item in wanted[text]:
+                _store(file_of(item, options), text, cond, options)
+    return cache
+
+
+def _encoded(texts: list[str], encode: EncodeText) -> Iterator[Cond]:
+    """Conditioning of each text as a batch of one, on the CPU."""
+    import torch
+
+    with torch.no_grad():
+        cond = encode(texts)
+    for index in range(len(texts)):
+        yield {name: _part(value, index) for name, value in cond.items()}
+
+
+def _part(value: Any, index: int) -> Any:
+    if isinstance(value, list):
+        return [value[index].detach().cpu()]
+    return value[index:index + 1].detach().cpu().clone()
+
+
+def _together(values: Sequence[Any], pad: Pad | None) -> Any:
+    import torch
+
+    if isinstance(values[0], list):
+        return [one for value in values for one in value]
+    if pad is not None and pad.dim is not None:
+        longest = max(value.shape[pad.dim] for value in values)
+        values = [_padded(value, pad.dim, longest, pad.value) for value in values]
+    return torch.cat(list(values))
+
+
+def _padded(value: torch.Tensor, dim: int, length: int, fill: float) -> torch.Tensor:
+    import torch
+
+    missing = length - value.shape[dim]
+    if not missing:
+        return value
+    shape = list(value.shape)
+    shape[dim] = missing
+    return torch.cat([value, value.new_full(shape, fill)], dim=dim)
+
+
+# ------------------------------------------------------------------------------------------------------------------ files
+
+
+def _store(file: Path, text: str, cond: Cond, options: TextOptions) -> None:
+    import numpy as np
+
+    def array(value: Any) -> Any:
+        value = value[0]
+        return (value.float() if value.is_floating_point() else value).numpy()
+
+    arrays: dict[str, Any] = {options.names.get(name, name): array(value) for name, value in cond.items()}
+    lists = [options.names.get(name, name) for name, value in cond.items() if isinstance(value, list)]
+    write_npz(file, arrays | {CAPTION: np.array(text), "lists": np.array(lists, dtype=str)})
+
+
+def _is_valid(item: Item, text: str, options: TextOptions) -> bool:
+    import numpy as np
+
+    file = file_of(item, options)
+    if not file.is_file():
+        return False
+    if options.skip_check:
+        return True
+    try:
+        with np.load(file) as arrays:
+            if any(name not in arrays for name in options.names.values()):
+                return False
+            if CAPTION in arrays:
+                valid = str(arrays[CAPTION]) == text
+            else:
+                valid = not _caption_is_newer(item, file)
+    except BROKEN:
+        valid = False
+    if not valid:
+        log.warning("the cached conditioning %s is out of date or broken and is made again", file.name)
+    return valid
+
+
+def _caption_is_newer(item: Item, file: Path) -> bool:
+    """For files that do not say what text they were made of."""
+    beside = [item.path.with_suffix(ending) for ending in (".txt", ".caption")]
+    return any(one.is_file() and one.stat().st_mtime > file.stat().st_mtime + NEWER for one in beside)
+
+
+def _loaded(file: Path, options: TextOptions) -> Cond:
+    import numpy as np
+    import torch
+
+    back = {array: name for name, array in options.names.items()}
+    dtype = getattr(torch, options.dtype) if options.dtype else torch.float32
+    cast: Callable[[torch.Tensor], torch.Tensor] = lambda value: value.to(dtype) if value.is_floating_point() else value  # noqa: E731
+    cond: Cond = {}
+    with np.load(file) as arrays:
+        lists = set(arrays["lists"].tolist()) if "lists" in arrays else set()
+        for array in arrays.files:
+            if array in (CAPTION, "lists") or (back and array not in back):
+                continue
+            value = cast(torch.from_numpy(np.asarray(arrays[array])))
+            cond[back.get(array, array)] = [value] if array in lists else value[None]
+    return cond

@@ -1,0 +1,70 @@
+"""Transformers whose original spelling differs from diffusers' by a table: renamed, fused and swapped modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from library.families import unet
+from library.families.weights import Source
+from library.util.header import Header
+from library.util.records import Target
+
+
+@dataclass(frozen=True)
+class Native:
+    """Where a module lies in the original spelling."""
+
+    path: str
+    rows: tuple[int, int] | None = None
+    """(first row, number of rows) where the original fuses several modules in one."""
+    swapped: bool = False
+    """The original's halves stand in the other order: (shift, scale) there, (scale, shift) in diffusers."""
+    leaf: str | None = None
+    """The tensor's own name where it differs (``scale``); "" where ``path`` is the tensor itself."""
+
+    def tensor(self, leaf: str) -> str:
+        """Name of the original's tensor for diffusers' ``leaf`` (``weight``, ``bias``)."""
+        last = leaf if self.leaf is None else self.leaf
+        return f"{self.path}.{last}" if last else self.path
+
+
+Table = Mapping[str, Native]
+"""diffusers' path of a module (or full name of a tensor) -> its original place, in kohya's order of modules."""
+
+
+def find(table: Table, name: str) -> tuple[Native, str]:
+    """A tensor's original place and its name there."""
+    path, _, leaf = name.rpartition(".")
+    spot = table[name] if name in table else table[path]
+    return spot, spot.tensor(leaf)
+
+
+def places(header: Header, names: list[str], table: Table, marker: str) -> dict[str, Source]:
+    """Where each tensor of a transformer lies in a file of either spelling; missing ones are left out.
+
+    ``marker`` is a tensor that only the original spelling has; it tells the spelling and the prefix.
+    """
+    prefix = next((p for p in ("model.diffusion_model.", "") if p + marker in header.places), None)
+    if prefix is None:
+        return {n: header.places[n] for n in names if n in header.places}
+    found: dict[str, Source] = {}
+    for name in names:
+        spot, original = find(table, name)
+        place = header.places.get(prefix + original)
+        if place is not None:
+            whole = place.slice(*spot.rows) if spot.rows else place
+            found[name] = (whole.rows(1, 2), whole.rows(0, 2)) if spot.swapped else whole
+    return found
+
+
+def targets(denoiser: Any, table: Table, roles: Mapping[str, tuple[str, ...]]) -> list[Target]:
+    """Every linear layer in the table's order; the parts of a fused original are told by ``native`` and ``rows``."""
+    modules, found = dict(denoiser.named_modules()), []
+    for path, spot in table.items():
+        if path in modules and type(modules[path]).__name__ == "Linear":
+            stem = unet.lora_name(path if spot.rows else spot.path)
+            role = unet.role(path, roles)
+            found.append(Target(stem, path, "denoiser", modules[path], role, native=spot.path, rows=spot.rows))
+    return found

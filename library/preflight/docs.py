@@ -1,0 +1,117 @@
+"""Writes docs/start-up-checks.md from the registry: ``python -m library.preflight.docs``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from library.preflight.machine import Machine
+from library.preflight.registry import LEVELS, Check, Context, registered
+from library.preflight.texts import table
+from library.util import frame
+from library.util.records import Problem
+
+TITLES = {"words": "What was typed, and what is installed", "files": "Files and folders", "data": "Pictures and captions",
+          "machine": "The machine", "network": "The Hugging Face hub", "probes": "Trying the libraries out"}
+BESIDE = {"rate_high": (), "slider_unequal": ("slider_few",), "plan_steps": ("reg_doubles",), "steps_many": ("steps_few",),
+          "scan": ("scan_many",), "hub_gated": ("hub_token_refused.refused",), "layers_probe": ("layers_matched",)}
+"""Check -> texts of other names that it uses too."""
+HEAD = """# Start-up checks
+
+Before anything is trained, these checks look at the command, the files, the pictures, the machine and, only if something has
+to come from the hub, at the hub. What they find is shown together in one frame, the worst last; the last line repeats the
+real cause. A **stop** ends the run with exit code 1; a **warning** and a **note** do not.
+
+The checks run in levels, the cheap ones first: {levels}. The first three import no PyTorch and answer within a second or so.
+A stop ends the checks after its stage, so that a mistyped path never waits for PyTorch or for the network.
+
+    python tools/doctor.py                      examines the installation
+    python tools/doctor.py <training command>   runs every check of a command without training; --json for programs
+
+Messages are in English, or in Japanese where the locale is Japanese (`LANG=ja_JP.UTF-8`, or `PREFLIGHT_LANGUAGE=ja`). A language
+is one file, `library/preflight/texts_<language>.py`. This page is made from the registry of checks by
+`python -m library.preflight.docs`.
+
+## Four troubles and their frames
+{frames}
+## All {count} checks
+
+Values that were seen stand in the place of the names in ‹angle brackets›.
+"""
+GUARDS = """
+## During the run
+
+The same frame is used while a training runs:
+
+"""
+
+
+def example(key: str, severity: str, where: str, **values: str | int) -> Problem:
+    """A problem as a check would make it, with made-up values."""
+    context = Context({}, Machine.fake())
+    return context.problem(severity, key, where, **values)  # type: ignore[arg-type]
+
+
+def troubles() -> list[tuple[str, list[Problem]]]:
+    """The four troubles of beginners, each with what is shown."""
+    source, data = "--pretrained_model_name_or_path", "dataset/lineart"
+    return [
+        ("A token that was pasted half, or an old one that is still set", [
+            example("token_shape.cut", "warn", "HF_TOKEN", source="HF_TOKEN", length=10),
+            example("hub_token_refused.public_refused", "warn", "HF_TOKEN", source="HF_TOKEN",
+                    repo="stable-diffusion-v1-5/stable-diffusion-v1-5")]),
+        ("\"is neither a valid local path nor a valid repo id\"", [
+            example("model_not_found.near", "stop", source, path="models/v1-5-prunde.safetensors", parent="models",
+                    missing="v1-5-prunde.safetensors", near="v1-5-pruned.safetensors")]),
+        ("\"image too large, but cropping and bucketing are disabled\"", [
+            example("image_sizes", "stop", "--enable_bucket", count=61, images=64, names=f"{data}/1/001.png, ...", size="512x512")]),
+        ("\"'CLIPTokenizer' object has no attribute 'added_tokens_encoder'\"", [
+            example("versions_disagree", "stop", "transformers 4.33.0", name="transformers", version="4.33.0", other="tokenizers",
+                    wanted="!=0.11.3,<0.14,>=0.11.1", have="0.23.3", python="python"),
+            example("tokenizer_probe", "stop", "transformers", transformers="4.33.0", tokenizers="0.23.3", python="python",
+                    got="AttributeError: 'CLIPTokenizer' object has no attribute 'added_tokens_encoder'")]),
+    ]
+
+
+def shown(text: str) -> str:
+    """A text with its value names in angle brackets."""
+    return re.sub(r"\{(\w+)\}", r"‹\1›", text).replace("{{", "{").replace("}}", "}")
+
+
+def entry(one: Check) -> str:
+    """One check: its name, what it looks at, and all it can say."""
+    keys = [key for key in table("en") if key.split(".")[0] == one.name or key in BESIDE.get(one.name, ())]
+    lines = [f"### {one.name}", "", one.about, ""]
+    lines += [message(key) for key in keys] or ["Its words come from what it examines.\n"]
+    return "\n".join(lines)
+
+
+def message(key: str) -> str:
+    """One message as a list item."""
+    what, remedy = table("en")[key]
+    return f"- {shown(what)}" + (f"\n  **What to do:** {shown(remedy)}" if remedy else "")
+
+
+def page() -> str:
+    """The whole page."""
+    checks = registered()
+    frames = "".join(f"\n{title}:\n\n```text\n{frame.render(problems, 100)}\n{frame.last_line(problems, launched=False)}\n```\n".replace(
+        "\n\n```\n", "\n```\n") for title, problems in troubles())
+    levels = ", ".join(f"*{level}*" for level in LEVELS)
+    parts = [HEAD.format(levels=levels, frames=frames, count=len(checks))]
+    for level in LEVELS:
+        parts.append(f"\n## {TITLES[level]}\n\n" + "\n\n".join(entry(c).rstrip() for c in checks if c.level == level) + "\n")
+    parts.append(GUARDS + "\n".join(message(key) for key in table("en") if key.startswith("guard_")) + "\n")
+    return "".join(parts)
+
+
+def main() -> None:
+    """Write the page into the repository's docs folder."""
+    path = Path(__file__).resolve().parents[2] / "docs" / "start-up-checks.md"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(page(), encoding="utf-8", newline="\n")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

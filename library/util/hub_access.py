@@ -1,0 +1,46 @@
+"""Reaching models on the hub: repositories that moved, and tokens that stand in the way of public ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+MOVED = {
+    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "runwayml/stable-diffusion-inpainting": "stable-diffusion-v1-5/stable-diffusion-inpainting",
+}
+"""Old id in lower case -> mirror with the same files (the owner deleted its organisation in 2024)."""
+
+
+def mirror_of(repo: str) -> str | None:
+    """The present place of a repository that was removed; None where it was not, or no mirror is known."""
+    return MOVED.get(repo.strip().lower())
+
+T = TypeVar("T")
+
+
+def present_place(repo: str) -> str:
+    """The repository to ask for: the mirror of a removed one, else the one that was typed."""
+    return mirror_of(repo) or repo
+
+
+def patiently(ask: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Call a function of huggingface_hub, and once more without a token where the hub refuses the token that is set.
+
+    A token that is cut off or expired makes even public repositories look missing. Raises what the first call raised
+    where the second fails too.
+    """
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError
+
+    try:
+        return ask(*args, **kwargs)
+    except (EntryNotFoundError, GatedRepoError):
+        raise
+    except HfHubHTTPError as refused:
+        if refused.response.status_code not in (400, 401) or not get_token():
+            raise
+        try:
+            return ask(*args, token=False, **kwargs)
+        except HfHubHTTPError:
+            raise refused from None
