@@ -26,6 +26,9 @@ def address() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # other rooms' tests switch the client off for the process
     monkeypatch.setattr(hub_client, "PAUSES", (0.0, 0.0))
     monkeypatch.setattr(hub_client, "TIMEOUT", 0.5)
     hub.Hub.asked.clear()
@@ -174,6 +177,20 @@ def test_the_installed_client_resolves_tokens_in_the_same_order(tmp_path: Path, 
             monkeypatch.setenv(name, value)
         assert get_token() == expected
         assert tokens.find_tokens(Machine.fake(env={**env, "HF_TOKEN_PATH": str(file)}), {})[0].value == expected
+
+
+def test_a_refused_token_is_left_out_where_the_repository_is_public(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    from library.util.hub_access import patiently
+
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 34)
+    assert patiently(HfApi(endpoint=address).model_info, "public/model").id == "public/model"
+    with pytest.raises(HfHubHTTPError):
+        patiently(HfApi(endpoint=address).model_info, "private/model")
+    assert hub.Hub.asked == ["/api/models/public/model token", "/api/models/public/model open",
+                             "/api/models/private/model token", "/api/models/private/model open"]
 
 
 def test_no_message_about_tokens_holds_any_part_of_one(world: World, address: str) -> None:

@@ -199,6 +199,18 @@ def test_strengths_of_lines_reach_the_adapter_and_the_global_one_fills_in(family
     assert sorted(seen) == [-0.5, 0.0, 0.7]
 
 
+def test_further_loras_are_applied_once_for_all_pictures(family, parts):
+    seen = []
+
+    @contextmanager
+    def extra():
+        seen.append("on")
+        yield
+        seen.append("off")
+    generate(family, parts, [line(), line(width=128)], SampleOptions(extra=extra))
+    assert seen == ["on", "off"]
+
+
 def test_texts_encoded_beforehand_draw_the_same_without_a_text_encoder(family, parts):
     lines = [line("a cat", 1), line("a dog", 2)]
     with_text = generate(family, parts, lines)

@@ -19,6 +19,11 @@ WARN = Problem("GPU", "The card is busy.", "Close other programs.", "warn")
 NOTE = Problem("steps", "12 pictures = 120 steps.", "", "note")
 
 
+@pytest.fixture(autouse=True)
+def _english(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFLIGHT_LANGUAGE", "en")
+
+
 def stream(encoding: str) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BytesIO(), encoding=encoding)
 
