@@ -5,7 +5,8 @@
 
 Time: one process trains with both, in turn. The trainer runs its real loop on real files; a watcher takes the time from
 the end of one step to the end of the next and lets the bare loop take a step in between. What counts is the median of
-the pairs' ratios: a machine that slows down for a while slows both. Memory: a process of its own for each.
+the pairs' ratios: a machine that slows down for a while slows both. The same in seconds of processor time, summed over
+threads, which other programs on the machine disturb less. Memory: a process of its own for each.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import bare_loop
 import measure
@@ -26,19 +27,33 @@ WARM_UP = 2
 """Pairs that are not counted: allocators and thread pools start."""
 
 
+class Clock(NamedTuple):
+    """Seconds on the wall and seconds of processor time."""
+
+    wall: float
+    processor: float
+
+    @classmethod
+    def now(cls) -> Clock:
+        return cls(time.perf_counter(), time.process_time())
+
+    def since(self, before: Clock) -> Clock:
+        return Clock(self.wall - before.wall, self.processor - before.processor)
+
+
 class Turns:
     """A watcher that lets the bare loop take a step after each of the trainer's, and times both."""
 
     def __init__(self, base: type, bare_step: Callable[[], float]) -> None:
-        self.ours: list[float] = []
-        self.bare: list[float] = []
+        self.ours: list[Clock] = []
+        self.bare: list[Clock] = []
         self.bare_step = bare_step
-        self.since = 0.0
+        self.last = Clock.now()
         turns = self
 
         class Watching(base):
             def on_start(self, session: Any) -> None:
-                turns.since = time.perf_counter()
+                turns.last = Clock.now()
 
             def on_step(self, session: Any, log: Any) -> None:
                 turns.change()
@@ -46,14 +61,14 @@ class Turns:
         self.watcher = Watching()
 
     def change(self) -> None:
-        now = time.perf_counter()
-        self.ours.append(now - self.since)
+        now = Clock.now()
+        self.ours.append(now.since(self.last))
         self.bare_step()
-        self.since = time.perf_counter()
-        self.bare.append(self.since - now)
+        self.last = Clock.now()
+        self.bare.append(self.last.since(now))
 
 
-def alternate(model: Path, side: int, pairs: int, folder: Path) -> tuple[list[float], list[float]]:
+def alternate(model: Path, side: int, pairs: int, folder: Path) -> tuple[list[Clock], list[Clock]]:
     """Train with both in turn: (seconds of our steps, seconds of the bare loop's), warm-up left out."""
     sys.path.insert(0, str(measure.ROOT))
     from library.train import run, stages
@@ -80,6 +95,13 @@ def memory(model: Path, side: int, folder: Path) -> dict[str, float]:
     return {name: measure.peak(measure.run(command)[1]) for name, command in commands.items()}
 
 
+def row(side: int, clock: str, ours: Sequence[float], bare: Sequence[float]) -> str:
+    ratios = [a / b for a, b in zip(ours, bare, strict=True)]
+    mine, theirs = statistics.median(ours), statistics.median(bare)
+    return (f"{side:4d} pixels  {clock}  trainer {mine:6.2f} s  bare loop {theirs:6.2f} s  "
+            f"median ratio {statistics.median(ratios):.3f}  (pairs {' '.join(f'{r:.2f}' for r in ratios)})")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a Stable Diffusion 1.5 in diffusers' layout")
@@ -96,9 +118,8 @@ def main() -> None:
         rows = []
         for side in asked.sides if not asked.only_memory else []:
             ours, bare = alternate(asked.model.resolve(), side, asked.pairs, Path(name))
-            ratios = [a / b for a, b in zip(ours, bare, strict=True)]
-            rows.append(f"{side:4d} pixels  trainer {statistics.median(ours):.2f} s  bare loop {statistics.median(bare):.2f} s  "
-                        f"median ratio {statistics.median(ratios):.3f}  (pairs {' '.join(f'{r:.2f}' for r in ratios)})")
+            rows += [row(side, *columns) for columns in zip(("wall     ", "processor"), zip(*ours, strict=True),
+                                                            zip(*bare, strict=True), strict=True)]
     print("\n".join(rows))
 
 

@@ -178,6 +178,8 @@ class Kind:
     adapter: type[Adapter]
     options: type
     """Dataclass of the ``--network_args`` it takes."""
+    rank_of: Callable[[Mapping[str, torch.Tensor]], int | None]
+    """Rank of a module by its tensors in a file (suffix -> tensor); None where it is not of this kind."""
     plus_marks: tuple[str, ...] = ()
     """Parts of parameter names that LoRA+ trains faster."""
 

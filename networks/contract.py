@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,11 +39,11 @@ def _dropouts(neuron: float | None, options: LowRankOptions) -> Dropouts:
     return Dropouts(*(p or None for p in asked.values()))
 
 
-def _rank_request(options: LowRankOptions, dim: int | None, alpha: float | None,
+def _rank_request(options: LowRankOptions, size: tuple[int | None, float | None],
                   weights: Sequence[float] | None) -> ranks.RankRequest:
     words = blocks.BlockWords(options.block_dims, options.block_alphas, options.conv_block_dims,
                               options.conv_block_alphas)
-    return ranks.RankRequest(dim, alpha, options.conv_dim, options.conv_alpha, words, weights,
+    return ranks.RankRequest(*size, options.conv_dim, options.conv_alpha, words, weights,
                              options.network_reg_dims, options.include_patterns, options.exclude_patterns)
 
 
@@ -51,19 +51,19 @@ def _rank_stabilised(plan: dict[str, ranks.Rank]) -> dict[str, ranks.Rank]:
     return {name: replace(rank, alpha=rank.alpha * math.sqrt(rank.dim)) for name, rank in plan.items()}
 
 
-def build(kind: Kind, targets: Sequence[Target], dim: int | None, alpha: float | None, neuron_dropout: float | None,
+def build(kind: Kind, targets: Sequence[Target], size: tuple[int | None, float | None], neuron_dropout: float | None,
           args: Mapping[str, Any], multiplier: float = 1.0) -> AdapterNetwork:
-    """Make a network of a kind on a model's targets from ``--network_args``.
+    """Make a network of a kind on a model's targets from ``--network_args``; ``size`` is (dim, alpha).
 
     Raises UserError for unknown or wrong arguments, and where no module is left to adapt.
     """
     options = read_options(kind.options, args, f"networks.{kind.name}")
     weights = _lr_weights(options, targets)
-    plan = ranks.plan(targets, _rank_request(options, dim, alpha, weights))
+    plan = ranks.plan(targets, _rank_request(options, size, weights))
     if options.use_rslora:
         plan = _rank_stabilised(plan)
     if not plan:
-        raise UserError(Problem("--network_dim", f"no module of this model gets an adapter (dim {dim}, arguments "
+        raise UserError(Problem("--network_dim", f"no module of this model gets an adapter (dim {size[0]}, arguments "
                                 f"{dict(args)})", "Give a dim above 0, and patterns or blocks that leave some module."))
     return AdapterNetwork(NetworkPlan(kind, targets, plan, _dropouts(neuron_dropout, options), options,
                                       _groups(kind, options, weights), multiplier))
@@ -77,7 +77,7 @@ def build_from_weights(kind: Kind, targets: Sequence[Target], tensors: Mapping[s
     """
     options = read_options(kind.options, args, f"networks.{kind.name}")
     modules, unknown = keys.to_kohya(tensors, keys.Names.of(targets))
-    modules = {name: parts for name, parts in modules.items() if keys.DOWN in parts}
+    modules = {name: parts for name, parts in modules.items() if kind.rank_of(parts) is not None}
     if not modules:
         what = keys.identify(tensors)
         seen = f"a {what.kind} file of another architecture" if what.kind else "not an adapter file"
@@ -85,15 +85,34 @@ def build_from_weights(kind: Kind, targets: Sequence[Target], tensors: Mapping[s
                                 "Use a LoRA that was made for this model's architecture."))
     weights = _lr_weights(options, targets)
     dropouts = Dropouts() if for_inference else _dropouts(None, options)
-    return AdapterNetwork(NetworkPlan(kind, targets, ranks.from_modules(modules, keys.rank_of, keys.alpha_of), dropouts,
+    return AdapterNetwork(NetworkPlan(kind, targets, ranks.from_modules(modules, kind.rank_of, keys.alpha_of), dropouts,
                                       options, _groups(kind, options, weights), multiplier))
 
 
-def targets_or_derived(targets: Sequence[Target] | None, text_encoder: Any, unet: Any) -> Sequence[Target]:
-    """The caller's targets, else those that class names tell."""
-    return targets if targets is not None else derive_targets(text_encoder, unet)
+def functions(kind: Kind) -> tuple[Callable[..., AdapterNetwork], Callable[..., tuple[AdapterNetwork, dict[str, Any]]]]:
+    """kohya's ``create_network`` and ``create_network_from_weights`` for one kind of adapter."""
 
+    def create_network(multiplier: float, network_dim: int | None, network_alpha: float | None, vae: Any,
+                       text_encoder: Any, unet: Any, neuron_dropout: float | None = None, *,
+                       targets: Sequence[Target] | None = None, **network_args: Any) -> AdapterNetwork:
+        """Make the network.
 
-def weights_of(file: Path | str | None, weights_sd: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The tensors given, else those of the file."""
-    return dict(weights_sd) if weights_sd is not None else read_tensors(Path(file))
+        ``targets`` are the modules to adapt as a model family lists them; without them a U-Net's and CLIP text
+        encoders' modules are found by class. Raises UserError for unknown or wrong ``network_args``.
+        """
+        found = targets if targets is not None else derive_targets(text_encoder, unet)
+        return build(kind, found, (network_dim, network_alpha), neuron_dropout, network_args, multiplier)
+
+    def create_network_from_weights(multiplier: float, file: Path | str | None, vae: Any, text_encoder: Any, unet: Any,
+                                    weights_sd: Mapping[str, Any] | None = None, for_inference: bool = False, *,
+                                    targets: Sequence[Target] | None = None, **network_args: Any
+                                    ) -> tuple[AdapterNetwork, dict[str, Any]]:
+        """Make a network with a file's modules, ranks and alphas; its weights are not loaded yet.
+
+        Returns the network and the file's tensors. Raises UserError where the file does not fit the model.
+        """
+        tensors = dict(weights_sd) if weights_sd is not None else read_tensors(Path(file))
+        found = targets if targets is not None else derive_targets(text_encoder, unet)
+        return build_from_weights(kind, found, tensors, network_args, multiplier, for_inference), tensors
+
+    return create_network, create_network_from_weights

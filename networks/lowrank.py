@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from library.util.records import Target
+from networks import keys
 from networks.base import Adapter, Dropouts, Setup, Strength, sizes_of
 
 
@@ -100,6 +102,11 @@ def product_norm(up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
     return ((up.T @ up) * (down @ down.T)).sum().clamp(min=0.0).sqrt().float()
 
 
+def rank_of_file(parts: Mapping[str, torch.Tensor]) -> int | None:
+    """Rank of a module by its tensors in a file; None where it has no down weight."""
+    return keys.rank_of(parts) if keys.DOWN in parts else None
+
+
 class LowRank(Adapter):
     """down, then up: the shared body of LoRA and its kin."""
 
@@ -145,3 +152,39 @@ class LowRank(Adapter):
         root = ratio.sqrt().to(self.lora_up.weight.dtype)
         self.lora_up.weight.mul_(root)
         self.lora_down.weight.mul_(root)
+
+
+class FullDelta(Adapter):
+    """Kinds whose change of weight is cheap to form but has no two thin factors: the layer's own operation is done with
+    the changed part of the weight."""
+
+    def __init__(self, target: Target, setup: Setup, strength: Strength):
+        super().__init__(target, setup, strength)
+        layer = self.layer
+        self._is_conv = isinstance(layer, nn.Conv2d)
+        self.kernel: tuple[int, ...] = tuple(layer.kernel_size) if self._is_conv else ()
+        inputs, outputs = sizes_of(layer)
+        self.weight_shape = (outputs, inputs, *self.kernel)
+        self.width = inputs * math.prod(self.kernel)
+
+    def change(self) -> torch.Tensor:
+        """The change of weight before scaling, as a matrix [outputs, inputs times kernel]."""
+        raise NotImplementedError
+
+    def delta(self, x: torch.Tensor, factor: float | torch.Tensor) -> torch.Tensor:
+        weight = self.change().reshape(self.weight_shape)
+        if self.dropouts.rank is not None and self.training:
+            kept = torch.rand(weight.shape[0], device=weight.device) > self.dropouts.rank
+            weight = weight * kept.view(-1, *[1] * (weight.dim() - 1))
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            x = x.to(weight.dtype)
+        weight = weight * factor
+        if self.dropouts.neuron is not None and self.training:
+            x = F.dropout(x, p=self.dropouts.neuron)
+        if not self._is_conv:
+            return F.linear(x, weight)
+        layer = self.layer
+        return F.conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation)
+
+    def delta_weight(self) -> torch.Tensor:
+        return self.change().float().reshape(self.weight_shape) * self.scale

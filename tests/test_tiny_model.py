@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "examples" / "tiny-sd"
 sys.path.insert(0, str(ROOT / "examples"))
 
-import world
+import world  # noqa: E402  (needs the path above)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from PIL import Image
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
-import world
+import world  # noqa: E402  (needs the path above)
 
 
 @pytest.fixture(scope="module")

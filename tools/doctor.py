@@ -12,6 +12,7 @@ The exit code is 1 where something would stop a run, else 0. No token is ever sh
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,20 +21,49 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from library.preflight import estimate, hub_client, registry, tokens  # noqa: E402
-from library.preflight.machine import Machine  # noqa: E402
-from library.preflight.registry import Context, context_of  # noqa: E402
-from library.preflight.versions import NEEDED, TESTED  # noqa: E402
-from library.util import frame, log  # noqa: E402
-from library.util.records import Problem, UserError  # noqa: E402
-from library.util.secrets import mask  # noqa: E402
+from library.preflight import estimate, hub_client, registry, tokens
+from library.preflight.machine import Machine
+from library.preflight.registry import Context
+from library.preflight.versions import NEEDED, TESTED
+from library.util import frame, log
+from library.util.records import Problem, UserError
+from library.util.secrets import mask
 
-INSTALLATION = ("python_version", "packages_missing", "versions_tested", "versions_disagree", "numpy_two", "protobuf_new",
-                "wrong_library", "venv_asleep", "visual_c_runtime", "store_python", "torch_broken", "gpu_unsupported", "gpu_busy",
-                "accelerate_cpu", "accelerate_kind", "windows_many_gpus", "tokenizer_probe", "gpu_probe")
+INSTALLATION = (
+    "python_version",
+    "packages_missing",
+    "versions_tested",
+    "versions_disagree",
+    "numpy_two",
+    "protobuf_new",
+    "wrong_library",
+    "venv_asleep",
+    "visual_c_runtime",
+    "store_python",
+    "torch_broken",
+    "gpu_unsupported",
+    "gpu_busy",
+    "accelerate_cpu",
+    "accelerate_kind",
+    "windows_many_gpus",
+    "tokenizer_probe",
+    "gpu_probe",
+)
 """Checks that say something without a training command."""
-OPTIONAL = ("peft", "xformers", "bitsandbytes", "tensorboard", "wandb", "torchvision", "lycoris-lora", "prodigyopt", "lion-pytorch",
-            "dadaptation", "schedulefree", "triton")
+OPTIONAL = (
+    "peft",
+    "xformers",
+    "bitsandbytes",
+    "tensorboard",
+    "wandb",
+    "torchvision",
+    "lycoris-lora",
+    "prodigyopt",
+    "lion-pytorch",
+    "dadaptation",
+    "schedulefree",
+    "triton",
+)
 
 
 def command_words(argv: Sequence[str]) -> tuple[str, list[str]]:
@@ -44,7 +74,7 @@ def command_words(argv: Sequence[str]) -> tuple[str, list[str]]:
     words = list(argv)
     for number, word in enumerate(words):
         if word.lower().endswith("train_network.py"):
-            return word.replace("\\", "/").rsplit("/", 1)[-1], words[number + 1:]
+            return word.replace("\\", "/").rsplit("/", 1)[-1], words[number + 1 :]
     return "train_network.py", [w for w in words if w not in ("accelerate", "launch", "python")]
 
 
@@ -53,12 +83,20 @@ def installation(machine: Machine, network: bool) -> dict[str, Any]:
     found = {name: machine.packages.get(name) for name in (*NEEDED, *OPTIONAL)}
     build = machine.torch_build
     return {
-        "system": machine.system, "python": ".".join(map(str, machine.python)), "executable": machine.executable,
-        "virtual_environment": machine.in_venv, "packages": found, "tested": TESTED,
+        "system": machine.system,
+        "python": ".".join(map(str, machine.python)),
+        "executable": machine.executable,
+        "virtual_environment": machine.in_venv,
+        "packages": found,
+        "tested": TESTED,
         "torch": {"version": build.version, "cuda": build.cuda, "rocm": build.hip} if build else None,
         "gpus": [{**asdict(gpu), "capability": f"{gpu.capability[0]}.{gpu.capability[1]}"} for gpu in machine.gpus],
-        "driver_lists": list(machine.driver_names), "cpus": machine.cpus, "memory_free": machine.memory_free,
-        "memory_total": machine.memory_total, "disk_free": machine.disk_free(Path.cwd()), "hub": hub_login(machine, network),
+        "driver_lists": list(machine.driver_names),
+        "cpus": machine.cpus,
+        "memory_free": machine.memory_free,
+        "memory_total": machine.memory_total,
+        "disk_free": machine.disk_free(Path.cwd()),
+        "hub": hub_login(machine, network),
     }
 
 
@@ -66,11 +104,19 @@ def hub_login(machine: Machine, network: bool) -> dict[str, Any]:
     """Where a token comes from and whose it is; never the token."""
     found = tokens.find_tokens(machine, {})
     first = found[0] if found else None
-    user = hub_client.who(machine, first) if first and network and not first.fault and not hub_client.is_offline(machine) else None
-    return {"endpoint": mask(hub_client.endpoint(machine)), "offline": hub_client.is_offline(machine) or None,
-            "token_from": first.source if first else None, "looks_whole": not first.fault if first else None,
-            "also_set": [t.source for t in found[1:]], "stored_logins": tokens.stored_names(machine),
-            "user": user.name if user else None, "role": user.role if user else None}
+    user = (
+        hub_client.who(machine, first) if first and network and not first.fault and not hub_client.is_offline(machine) else None
+    )
+    return {
+        "endpoint": mask(hub_client.endpoint(machine)),
+        "offline": hub_client.is_offline(machine) or None,
+        "token_from": first.source if first else None,
+        "looks_whole": not first.fault if first else None,
+        "also_set": [t.source for t in found[1:]],
+        "stored_logins": tokens.stored_names(machine),
+        "user": user.name if user else None,
+        "role": user.role if user else None,
+    }
 
 
 def examine_installation(machine: Machine, network: bool) -> list[Problem]:
@@ -83,53 +129,33 @@ def examine_installation(machine: Machine, network: bool) -> list[Problem]:
     if network:
         for token in tokens.find_tokens(machine, {})[:1]:
             if token.fault:
-                found.append(context.warn(f"token_shape.{token.fault}", token.source, source=token.source, length=len(token.value)))
+                found.append(
+                    context.warn(f"token_shape.{token.fault}", token.source, source=token.source, length=len(token.value))
+                )
     return found
 
 
-def examine_command(argv: Sequence[str], machine: Machine, network: bool) -> list[Problem]:
+def examine_command(argv: Sequence[str], network: bool) -> list[Problem]:
     """Run every check of a training command line, as the training itself would."""
-    from library.flags import parse
+    from library.config.toml_file import read_command
+    from library.train.run import examine
 
     script, words = command_words(argv)
+    if not network:
+        os.environ["HF_HUB_OFFLINE"] = "1"
     try:
-        flags = parse(words, script)
+        found = examine(read_command(words, script))
     except UserError as error:
         return error.problems
-    context = context_of(flags, machine)
-    found = registry.merge(registry.run(context, ("words", "files")), flags.notes)
-    config, problems = resolved(flags)
-    found = registry.merge(found, problems)
-    if config is not None:
-        context = registry.later(context, config, scanned(config))
-        found = registry.unique(found + registry.run(context, ("words", "files", "data")))
-    later = [level for level in registry.LEVELS if level not in registry.CHEAP and (network or level != "network")]
-    return registry.unique(found + registry.run(context, later))
-
-
-def resolved(flags: Any) -> tuple[Any, list[Problem]]:
-    """The resolved run, or what prevents it."""
-    from library.config.resolve import resolve
-    from library.train.prepare import detect
-
-    try:
-        return resolve(flags, detect), []
-    except UserError as error:
-        return None, error.problems
-
-
-def scanned(config: Any) -> Any:
-    """The plan of the data, None where it cannot be made."""
-    from library.train.prepare import scan_data
-
-    try:
-        return scan_data(config)
-    except UserError:
-        return None
+    problems = list(found.problems)
+    for level in ("machine", "probes"):
+        problems += registry.run(found.context, (level,))
+    return registry.unique(problems)
 
 
 def print_installation(facts: dict[str, Any]) -> None:
     """Print the table of the installation."""
+
     def line(name: str, value: Any) -> None:
         print(f"  {name:<18} {value}")
 
@@ -145,8 +171,11 @@ def print_installation(facts: dict[str, Any]) -> None:
         line("not installed", ", ".join(rest) + "  (optional)")
     print("\ndevices")
     for gpu in facts["gpus"]:
-        line("GPU", f"{gpu['name']}, {estimate.shown_bytes(gpu['free'])} of {estimate.shown_bytes(gpu['total'])} free, "
-                    f"bf16 {'yes' if gpu['bf16'] else 'no'}")
+        line(
+            "GPU",
+            f"{gpu['name']}, {estimate.shown_bytes(gpu['free'])} of {estimate.shown_bytes(gpu['total'])} free, "
+            f"bf16 {'yes' if gpu['bf16'] else 'no'}",
+        )
     if not facts["gpus"]:
         line("GPU", f"none that PyTorch can use; the driver lists: {', '.join(facts['driver_lists']) or 'none'}")
     line("processor", f"{facts['cpus']} cores")
@@ -157,7 +186,10 @@ def print_installation(facts: dict[str, Any]) -> None:
     print("\nHugging Face hub")
     line("address", hub["endpoint"] + (f" (switched off by {hub['offline']})" if hub["offline"] else ""))
     who = f"{hub['user']} ({hub['role']})" if hub["user"] else "not asked or not accepted"
-    line("token", f"from {hub['token_from']}, user: {who}" if hub["token_from"] else "none (only gated and private models need one)")
+    line(
+        "token",
+        f"from {hub['token_from']}, user: {who}" if hub["token_from"] else "none (only gated and private models need one)",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -172,11 +204,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     machine, network = Machine.read(), "--no_network" not in options
     facts = None if words else installation(machine, network)
-    problems = examine_command(words, machine, network) if words else examine_installation(machine, network)
+    problems = examine_command(words, network) if words else examine_installation(machine, network)
     stops = any(p.severity == "stop" for p in problems)
     if "--json" in options:
-        print(json.dumps({"installation": facts, "problems": [asdict(p) for p in problems], "ok": not stops}, indent=1,
-                         ensure_ascii=True))
+        print(
+            json.dumps(
+                {"installation": facts, "problems": [asdict(p) for p in problems], "ok": not stops}, indent=1, ensure_ascii=True
+            )
+        )
         return int(stops)
     if facts is not None:
         print_installation(facts)

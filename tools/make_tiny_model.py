@@ -44,7 +44,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 
-import world
+import world  # noqa: E402  (needs the path above)
 
 SCALING_FACTOR = 0.18215
 """SD 1.x's own; the VAE's latents are scaled so that it gives them a standard deviation of one."""
@@ -131,12 +131,20 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 def epsilon_loss(
     unet: nn.Module, text_encoder: CLIPTextModel, latents: Tensor, tokens: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """SD 1.x's objective: the mean squared error of the predicted noise at a uniformly drawn timestep."""
+    """The error of the predicted noise at uniformly drawn timesteps, SD 1.x's objective, weighted by 1 / sqrt(SNR).
+
+    That is the geometric mean of the errors in the noise and in the picture. Unweighted, the last few steps
+    make up most of the loss, while shape, size and place are settled at high noise (compare min-SNR
+    weighting, Hang et al. 2023, and the loss balancing of EDM2, Karras et al. 2024).
+    """
     noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-    timesteps = torch.randint(0, 1000, (len(latents),), generator=generator).to(latents.device)
-    noised = NOISE.add_noise(latents, noise, timesteps)
+    timesteps = torch.randint(0, 1000, (len(latents),), generator=generator)
+    kept = NOISE.alphas_cumprod[timesteps]
+    weights_B = ((1 - kept) / kept).sqrt().clamp(max=6.0).to(latents.device)
+    noised = NOISE.add_noise(latents, noise, timesteps.to(latents.device))
     cond = text_encoder(tokens).last_hidden_state
-    return (unet(noised, timesteps, cond).sample.float() - noise).square().mean()
+    error = unet(noised, timesteps.to(latents.device), cond).sample.float() - noise
+    return (weights_B * error.square().mean(dim=(1, 2, 3))).mean()
 
 
 def sd_pipeline(parts: Parts) -> StableDiffusionPipeline:
@@ -606,7 +614,7 @@ def parse() -> argparse.Namespace:
         help="what to do: train (all = vae and unet), train only the saved model's decoder on, "
         "read 100 pictures of the saved model back, or write examples/dataset",
     )
-    parser.add_argument("--work", type=Path, default=ROOT / "tiny_work", help="folder for checkpoints and caches")
+    parser.add_argument("--work", type=Path, default=ROOT / "output" / "tiny_model", help="folder for checkpoints and caches")
     parser.add_argument(
         "--continue_from",
         type=Path,

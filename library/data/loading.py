@@ -26,7 +26,7 @@ from .kohya_order import KohyaOrder
 from .order import BatchRef, batch_counts, epoch_order
 from .picture import Reading, prepare
 from .plan import DatasetPlan, Item
-from .text_cache import TextCache
+from .text_cache import TextCache, fixed_caption
 
 if TYPE_CHECKING:
     import torch
@@ -116,7 +116,8 @@ class Pictures:
         subset = self.plan.parts[item.part].subsets[item.subset]
         flip = subset.flip_aug and rng.random() < 0.5
         made = self._read(item, subset, flip, rng) if self.sources.latents is None else self._cached(item, flip)
-        made.caption = captions.make(item.caption, subset, moment, rng)
+        cached = self.sources.texts is not None
+        made.caption = fixed_caption(self.plan, item) if cached else captions.make(item.caption, subset, moment, rng)
         return made
 
     def _cached(self, item: Item, flip: bool) -> Made:

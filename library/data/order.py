@@ -86,17 +86,19 @@ def _groups(plan: DatasetPlan) -> dict[Group, list[int]]:
     In slider runs a set of probability 0 is left out, and sets of one sign with different probabilities share no batch.
     """
     chances: dict[Sign, set[float]] = {}
-    if plan.has_strengths:
+    slides = plan.has_strengths
+    if slides:
         for item in plan.items:
             chances.setdefault(sign(item.strength), set()).add(_probability(plan, item))
     groups: dict[Group, list[int]] = {}
     for index, item in enumerate(plan.items):
         drawn_by = chances.get(sign(item.strength), {1.0})
-        if plan.has_strengths and _probability(plan, item) <= 0:
+        if slides and _probability(plan, item) <= 0:
             continue
         group = Group(item.part, item.placement.bucket, item.strength, item.subset if len(drawn_by) > 1 else -1)
         groups.setdefault(group, []).extend([index] * item.repeats)
-    return {group: groups[group] for group in sorted(groups, key=lambda one: (one.part, one.bucket, one.strength or 0.0, one.subset))}
+    in_order = sorted(groups, key=lambda one: (one.part, one.bucket, one.strength or 0.0, one.subset))
+    return {group: groups[group] for group in in_order}
 
 
 def _cycled(plan: DatasetPlan, batches: list[tuple[Group, tuple[int, ...]]],

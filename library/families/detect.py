@@ -15,7 +15,7 @@ from typing import Any, Literal
 from library.families import registry, source
 from library.util.fetch import fetch, is_link
 from library.util.header import FileKind, Header, read_header
-__X__
+from library.util.hub_access import present_place
 
 Kind = Literal[
     "diffusers folder", "single file", "hub id", "missing", "lora", "vae", "text encoder", "unknown", "damaged"

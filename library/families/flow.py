@@ -50,12 +50,12 @@ def sampler(options: FlowOptions, mu: Callable[[tuple[int, int]], float]) -> Sam
         "sigmoid": lambda: t.sigmoid(options.sigmoid_scale),
         "shift": lambda: t.shifted(options.discrete_flow_shift, options.sigmoid_scale),
         "flux_shift": lambda: t.resolution_shifted(mu, options.sigmoid_scale),
-        "sigma": lambda: t.discrete(_density(options), options.discrete_flow_shift),
+        "sigma": lambda: t.discrete(density(options), options.discrete_flow_shift),
     }
     return table[_known("--timestep_sampling", options.timestep_sampling, tuple(table))]()
 
 
-def _density(options: FlowOptions) -> Sampler:
+def density(options: FlowOptions) -> Sampler:
     from library.diffusion import timesteps as t
 
     table: dict[str, Callable[[], Sampler]] = {

@@ -48,7 +48,7 @@ SPEC = FamilySpec(
     roles=ROLES,
     never_touch=(r"add_[qkv]_proj", r"to_add_out", r"_context", r"context_embedder", r"text_embedder"),
     joint_stream=(r"^single_transformer_blocks\.",),
-    loads_in={"kohya": ("ComfyUI", "Forge", "diffusers"), "diffusers": ("diffusers", "ComfyUI")},
+    loads_in={"diffusers": ("diffusers", "ComfyUI")},
     sampling_defaults={"timestep_sampling": "flux_shift", "guidance_scale": 1.0},
 )
 
@@ -168,7 +168,8 @@ def build_transformer(config: Mapping[str, Any], header: Header, request: LoadRe
 def _from_folder(path: Path, request: LoadRequest) -> Parts:
     configs = source.complete(path, MODEL_FLAG, ("transformer", "vae", "text_encoder", "text_encoder_2"))
     dtype, device = request.dtype, request.device
-    parts = Parts(None, None, [], [], request.options, dict(configs.get("scheduler") or source.asset("flux1.json")["scheduler"]))
+    scheduler = configs.get("scheduler") or source.asset("flux1.json")["scheduler"]
+    parts = Parts(None, None, [], [], request.options, dict(scheduler))
     if "denoiser" in request.parts:
         parts.denoiser = build_transformer(configs["transformer"], weights.folder_weights(path / "transformer", dtype), request)
     if "text" in request.parts:
@@ -178,7 +179,8 @@ def _from_folder(path: Path, request: LoadRequest) -> Parts:
                                t5.build(configs["text_encoder_2"], second, dtype, device)]  # fmt: skip
         parts.tokenizers = [clip.load_tokenizer(path / "tokenizer"), t5.load_tokenizer(path / "tokenizer_2")]
     if "vae" in request.parts and not (request.options.ae or request.vae):
-        parts.vae = vae.build(configs["vae"], weights.folder_weights(path / "vae", request.vae_dtype), request.vae_dtype, device)
+        header = weights.folder_weights(path / "vae", request.vae_dtype)
+        parts.vae = vae.build(configs["vae"], header, request.vae_dtype, device)
     return parts
 
 
@@ -232,7 +234,7 @@ def tiny(seed: int = 0) -> Parts:
 
 
 def adapter_targets(parts: Parts) -> list[Target]:
-    """CLIP's layers and the linear layers of all blocks, in kohya's order; fused originals are told by ``native``, ``rows``."""
+    """CLIP's layers and the linear layers of all blocks, in kohya's order; parts of fused originals are told by ``fused``."""
     slot = SPEC.text_slots[0]
     text = [t for te in parts.text_encoders[:1] for t in clip.adapter_targets(te, slot.part, slot.lora_prefix)]
     if parts.denoiser is None:
@@ -314,4 +316,5 @@ def pipeline(parts: Parts) -> Any:
 
     scheduler = FlowMatchEulerDiscreteScheduler.from_config(json.loads(json.dumps(parts.scheduler_config)))
     return FluxPipeline(scheduler=scheduler, vae=parts.vae, text_encoder=parts.text_encoders[0], tokenizer=parts.tokenizers[0],
-                        text_encoder_2=parts.text_encoders[1], tokenizer_2=parts.tokenizers[1], transformer=parts.denoiser)  # fmt: skip
+                        text_encoder_2=parts.text_encoders[1], tokenizer_2=parts.tokenizers[1],
+                        transformer=parts.denoiser)  # fmt: skip

@@ -60,11 +60,15 @@ def places(header: Header, names: list[str], table: Table, marker: str) -> dict[
 
 
 def targets(denoiser: Any, table: Table, roles: Mapping[str, tuple[str, ...]]) -> list[Target]:
-    """Every linear layer in the table's order; the parts of a fused original are told by ``native`` and ``rows``."""
+    """Every linear layer in the table's order; the parts of a fused original are told by ``fused``."""
     modules, found = dict(denoiser.named_modules()), []
     for path, spot in table.items():
         if path in modules and type(modules[path]).__name__ == "Linear":
-            stem = unet.lora_name(path if spot.rows else spot.path)
             role = unet.role(path, roles)
-            found.append(Target(stem, path, "denoiser", modules[path], role, native=spot.path, rows=spot.rows))
+            if spot.rows:
+                names = {"fused": (spot.path, *spot.rows)}
+                found.append(Target(unet.lora_name(path), path, "denoiser", modules[path], role, **names))
+            else:
+                stem = unet.lora_name(spot.path)
+                found.append(Target(stem, path, "denoiser", modules[path], role, native=spot.path))
     return found

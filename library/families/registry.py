@@ -15,6 +15,7 @@ MODULES = {
     "sd1": "library.families.sd1",
     "sdxl": "library.families.sdxl",
     "flux1": "library.families.flux1",
+    "sd3": "library.families.sd3",
 }
 """Name -> module, in the order in which detection asks them."""
 

@@ -138,7 +138,8 @@ def fill(
 ) -> Any:
     """Read every parameter and persistent buffer of ``module`` from ``places`` (by its own names); frozen, eval mode.
 
-    ``given`` are tensors that no file has. Raises UserError naming ``what`` (a part, in words) where tensors are missing or have another shape.
+    ``given`` are tensors that no file has. Raises UserError naming ``what`` (a part, in words) where tensors are missing
+    or have another shape.
     """
     import torch
 

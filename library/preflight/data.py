@@ -48,8 +48,10 @@ def check_scan(context: Context) -> Iterator[Problem]:
             continue
         paths = [Path(p.where) for p in alike_ones]
         where = str(paths[0].parent) if len({p.parent for p in paths}) == 1 else "--train_data_dir"
-        yield replace(context.problem(severity, "scan_many", where, count=len(paths), names=named(paths),
-                                      what=alike_ones[0].what), remedy=alike_ones[0].remedy)
+        yield replace(
+            context.problem(severity, "scan_many", where, count=len(paths), names=named(paths), what=alike_ones[0].what),
+            remedy=alike_ones[0].remedy,
+        )
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,9 @@ def steps_of(context: Context) -> Steps:
     """Count batches bucket by bucket, as the loader will make them."""
     assert context.config is not None
     loop, plan = context.config.loop, context.plan
-    batches = sum(math.ceil(count / part.batch_size) for index, part in enumerate(plan.parts)
-                  for _, count in plan.bucket_counts(index))
+    batches = sum(
+        math.ceil(count / part.batch_size) for index, part in enumerate(plan.parts) for _, count in plan.bucket_counts(index)
+    )
     world = int(context.machine.env.get("WORLD_SIZE") or 1)
     per_epoch = max(1, math.ceil(batches / world / loop.gradient_accumulation_steps))
     total = loop.max_train_epochs * per_epoch if loop.max_train_epochs else loop.max_train_steps
@@ -83,8 +86,16 @@ def check_plan(context: Context) -> Iterator[Problem]:
     steps, reg = steps_of(context), context.plan.images(reg=True)
     context.facts["steps"] = steps.total
     batch = max(p.batch_size for p in context.config.data.parts)
-    yield context.note("plan_steps", "steps", images=len(items), repeated=context.plan.images(), reg=f" + {reg} reg" if reg else "",
-                       epochs=steps.epochs, batch=batch, steps=steps.total)
+    yield context.note(
+        "plan_steps",
+        "steps",
+        images=len(items),
+        repeated=context.plan.images(),
+        reg=f" + {reg} reg" if reg else "",
+        epochs=steps.epochs,
+        batch=batch,
+        steps=steps.total,
+    )
     if reg:
         yield context.note("reg_doubles", "--reg_data_dir", steps=steps.per_epoch)
 
@@ -147,7 +158,9 @@ def check_trigger(context: Context) -> Iterator[Problem]:
     for folder, items in by_folder(context).items():
         firsts = Counter(tags(item)[0] for item in items if tags(item))
         if len(items) >= 5 and firsts and firsts.most_common(1)[0][1] < len(items) / 2:
-            yield context.warn("trigger_missing", str(folder), folder=folder.name, keep=keep, examples=", ".join(list(firsts)[:SHOWN]))
+            yield context.warn(
+                "trigger_missing", str(folder), folder=folder.name, keep=keep, examples=", ".join(list(firsts)[:SHOWN])
+            )
 
 
 @check("captions_same", level="data", row="F26", needs=("plan",))
@@ -171,10 +184,18 @@ def check_long_captions(context: Context) -> Iterator[Problem]:
     if not slots or any(slot.max_length != 77 for slot in slots):
         return
     limit = context.config.model.max_token_length or 75
-    long = [item.path for item in training(context) if any(len(WORD.findall(line)) > limit for line in item.caption.split("\n"))]
+    long = [
+        item.path for item in training(context) if any(len(WORD.findall(line)) > limit for line in item.caption.split("\n"))
+    ]
     if long:
-        yield context.warn("captions_long", "--max_token_length", count=len(long), limit=limit, names=named(long),
-                           more=150 if limit < 150 else 225)
+        yield context.warn(
+            "captions_long",
+            "--max_token_length",
+            count=len(long),
+            limit=limit,
+            names=named(long),
+            more=150 if limit < 150 else 225,
+        )
 
 
 @check("captions_mojibake", level="data", row="F62", needs=("plan",))
@@ -199,8 +220,13 @@ def check_orphans(context: Context) -> Iterator[Problem]:
     extension = (context.flag("caption_extension") or ".caption").lower()
     for folder in sorted({item.path.parent for item in training(context)}):
         stems = {item.path.stem.lower() for item in context.plan.items if item.path.parent == folder}
-        alone = [folder / n for n in sorted(os.listdir(folder)) if n.lower().endswith(extension)
-                 and n[: -len(extension)].lower() not in stems and not any(s.startswith(n[: -len(extension)].lower()) for s in stems)]
+        alone = [
+            folder / n
+            for n in sorted(os.listdir(folder))
+            if n.lower().endswith(extension)
+            and n[: -len(extension)].lower() not in stems
+            and not any(s.startswith(n[: -len(extension)].lower()) for s in stems)
+        ]
         if len(alone) >= 3:
             yield context.note("captions_orphan", str(folder), folder=folder.name, count=len(alone), names=named(alone))
 
@@ -219,8 +245,9 @@ def check_buckets(context: Context) -> Iterator[Problem]:
 def check_small_images(context: Context) -> Iterator[Problem]:
     """Pictures that are blown up to more than twice their size."""
     items = training(context)
-    small = [item.path for item in items
-             if max(item.placement.bucket[0] / item.size[0], item.placement.bucket[1] / item.size[1]) > 2]
+    small = [
+        item.path for item in items if max(item.placement.bucket[0] / item.size[0], item.placement.bucket[1] / item.size[1]) > 2
+    ]
     if small:
         yield context.warn("images_small", "--resolution", count=len(small), images=len(items), names=named(small))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from library.preflight.machine import Machine
 from library.preflight.registry import LEVELS, Check, Context, registered
@@ -11,10 +12,23 @@ from library.preflight.texts import table
 from library.util import frame
 from library.util.records import Problem
 
-TITLES = {"words": "What was typed, and what is installed", "files": "Files and folders", "data": "Pictures and captions",
-          "machine": "The machine", "network": "The Hugging Face hub", "probes": "Trying the libraries out"}
-BESIDE = {"rate_high": (), "slider_unequal": ("slider_few",), "plan_steps": ("reg_doubles",), "steps_many": ("steps_few",),
-          "scan": ("scan_many",), "hub_gated": ("hub_token_refused.refused",), "layers_probe": ("layers_matched",)}
+TITLES = {
+    "words": "What was typed, and what is installed",
+    "files": "Files and folders",
+    "data": "Pictures and captions",
+    "machine": "The machine",
+    "network": "The Hugging Face hub",
+    "probes": "Trying the libraries out",
+}
+BESIDE = {
+    "rate_high": (),
+    "slider_unequal": ("slider_few",),
+    "plan_steps": ("reg_doubles",),
+    "steps_many": ("steps_few",),
+    "scan": ("scan_many",),
+    "hub_gated": ("hub_token_refused.refused",),
+    "layers_probe": ("layers_matched",),
+}
 """Check -> texts of other names that it uses too."""
 HEAD = """# Start-up checks
 
@@ -22,14 +36,15 @@ Before anything is trained, these checks look at the command, the files, the pic
 to come from the hub, at the hub. What they find is shown together in one frame, the worst last; the last line repeats the
 real cause. A **stop** ends the run with exit code 1; a **warning** and a **note** do not.
 
-The checks run in levels, the cheap ones first: {levels}. The first three import no PyTorch and answer within a second or so.
-A stop ends the checks after its stage, so that a mistyped path never waits for PyTorch or for the network.
+The checks run in levels, the cheap ones first: {levels}.
+The first three import no PyTorch and answer within a second or so. A stop ends the checks after its stage, so that a
+mistyped path never waits for PyTorch.
 
     python tools/doctor.py                      examines the installation
     python tools/doctor.py <training command>   runs every check of a command without training; --json for programs
 
-Messages are in English, or in Japanese where the locale is Japanese (`LANG=ja_JP.UTF-8`, or `PREFLIGHT_LANGUAGE=ja`). A language
-is one file, `library/preflight/texts_<language>.py`. This page is made from the registry of checks by
+Messages are in English, or in Japanese where the locale is Japanese (`LANG=ja_JP.UTF-8`, or `PREFLIGHT_LANGUAGE=ja`).
+A language is one file, `library/preflight/texts_<language>.py`. This page is made from the registry of checks by
 `python -m library.preflight.docs`.
 
 ## Four troubles and their frames
@@ -46,31 +61,69 @@ The same frame is used while a training runs:
 """
 
 
-def example(key: str, severity: str, where: str, **values: str | int) -> Problem:
-    """A problem as a check would make it, with made-up values."""
-    context = Context({}, Machine.fake())
-    return context.problem(severity, key, where, **values)  # type: ignore[arg-type]
+SOURCE = "--pretrained_model_name_or_path"
+MIRROR = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+OLD_TOKENIZER = "AttributeError: 'CLIPTokenizer' object has no attribute 'added_tokens_encoder'"
+TROUBLES: tuple[tuple[str, tuple[tuple[str, str, str, dict[str, Any]], ...]], ...] = (
+    (
+        "A token that was pasted half, or an old one that is still set",
+        (
+            ("token_shape.cut", "warn", "HF_TOKEN", {"source": "HF_TOKEN", "length": 10}),
+            ("hub_token_refused.public_refused", "warn", "HF_TOKEN", {"source": "HF_TOKEN", "repo": MIRROR}),
+        ),
+    ),
+    (
+        '"is neither a valid local path nor a valid repo id"',
+        (
+            (
+                "model_not_found.near",
+                "stop",
+                SOURCE,
+                {
+                    "path": "models/v1-5-prunde.safetensors",
+                    "parent": "models",
+                    "missing": "v1-5-prunde.safetensors",
+                    "near": "v1-5-pruned.safetensors",
+                },
+            ),
+        ),
+    ),
+    (
+        '"image too large, but cropping and bucketing are disabled"',
+        (("image_sizes", "stop", "--enable_bucket", {"count": 61, "images": 64, "names": "001.png, ...", "size": "512x512"}),),
+    ),
+    (
+        '"\'CLIPTokenizer\' object has no attribute \'added_tokens_encoder\'"',
+        (
+            (
+                "versions_disagree",
+                "stop",
+                "transformers 4.33.0",
+                {
+                    "name": "transformers",
+                    "version": "4.33.0",
+                    "other": "tokenizers",
+                    "wanted": "!=0.11.3,<0.14,>=0.11.1",
+                    "have": "0.23.3",
+                    "python": "python",
+                },
+            ),
+            (
+                "tokenizer_probe",
+                "stop",
+                "transformers",
+                {"transformers": "4.33.0", "tokenizers": "0.23.3", "python": "python", "got": OLD_TOKENIZER},
+            ),
+        ),
+    ),
+)
+"""The four troubles of beginners: title and, for each problem shown, its text, severity, place and made-up values."""
 
 
 def troubles() -> list[tuple[str, list[Problem]]]:
-    """The four troubles of beginners, each with what is shown."""
-    source, data = "--pretrained_model_name_or_path", "dataset/lineart"
-    return [
-        ("A token that was pasted half, or an old one that is still set", [
-            example("token_shape.cut", "warn", "HF_TOKEN", source="HF_TOKEN", length=10),
-            example("hub_token_refused.public_refused", "warn", "HF_TOKEN", source="HF_TOKEN",
-                    repo="stable-diffusion-v1-5/stable-diffusion-v1-5")]),
-        ("\"is neither a valid local path nor a valid repo id\"", [
-            example("model_not_found.near", "stop", source, path="models/v1-5-prunde.safetensors", parent="models",
-                    missing="v1-5-prunde.safetensors", near="v1-5-pruned.safetensors")]),
-        ("\"image too large, but cropping and bucketing are disabled\"", [
-            example("image_sizes", "stop", "--enable_bucket", count=61, images=64, names=f"{data}/1/001.png, ...", size="512x512")]),
-        ("\"'CLIPTokenizer' object has no attribute 'added_tokens_encoder'\"", [
-            example("versions_disagree", "stop", "transformers 4.33.0", name="transformers", version="4.33.0", other="tokenizers",
-                    wanted="!=0.11.3,<0.14,>=0.11.1", have="0.23.3", python="python"),
-            example("tokenizer_probe", "stop", "transformers", transformers="4.33.0", tokenizers="0.23.3", python="python",
-                    got="AttributeError: 'CLIPTokenizer' object has no attribute 'added_tokens_encoder'")]),
-    ]
+    """The four troubles, each with the problems that are shown."""
+    context = Context({}, Machine.fake())
+    return [(title, [context.problem(s, key, where, **values) for key, s, where, values in ones]) for title, ones in TROUBLES]
 
 
 def shown(text: str) -> str:
@@ -95,8 +148,12 @@ def message(key: str) -> str:
 def page() -> str:
     """The whole page."""
     checks = registered()
-    frames = "".join(f"\n{title}:\n\n```text\n{frame.render(problems, 100)}\n{frame.last_line(problems, launched=False)}\n```\n".replace(
-        "\n\n```\n", "\n```\n") for title, problems in troubles())
+    frames = "".join(
+        f"\n{title}:\n\n```text\n{frame.render(problems, 100)}\n{frame.last_line(problems, launched=False)}\n```\n".replace(
+            "\n\n```\n", "\n```\n"
+        )
+        for title, problems in troubles()
+    )
     levels = ", ".join(f"*{level}*" for level in LEVELS)
     parts = [HEAD.format(levels=levels, frames=frames, count=len(checks))]
     for level in LEVELS:

@@ -66,7 +66,9 @@ def units(context: Context) -> float:
     """Training area of one batch in pictures of 512x512 pixels."""
     size = size_of(context.flag("resolution") or "") or (512, 512)
     if context.config is not None:
-        return max((p.batch_size * p.resolution[0] * p.resolution[1] for p in context.config.data.parts), default=262144) / 262144
+        return (
+            max((p.batch_size * p.resolution[0] * p.resolution[1] for p in context.config.data.parts), default=262144) / 262144
+        )
     return size[0] * size[1] * (context.flag("train_batch_size") or 1) / 262144
 
 
@@ -96,7 +98,7 @@ def cpu_seconds(context: Context) -> float:
     """Seconds of one step without a GPU, about."""
     small = 64 * units(context)
     cores = max(1, min(16, context.machine.cpus))
-    return (1.2 + 0.67 * small) * (2 / cores) * (model_size(context).denoiser / REFERENCE)
+    return 0.1 + (1.2 + 0.67 * small) * (2 / cores) * (model_size(context).denoiser / REFERENCE)
 
 
 def total_steps(context: Context) -> int:
@@ -126,8 +128,11 @@ def written(context: Context) -> Written:
     by_steps = steps // every if every else 0
     by_epochs = epochs // every_epoch if epochs and every_epoch else 0
     files = by_steps + by_epochs
-    kept = min(files, _kept(by_steps, every, context.flag("save_last_n_steps"))
-               + _kept(by_epochs, every_epoch, context.flag("save_last_n_epochs")))
+    kept = min(
+        files,
+        _kept(by_steps, every, context.flag("save_last_n_steps"))
+        + _kept(by_epochs, every_epoch, context.flag("save_last_n_epochs")),
+    )
     states = 0
     if context.flag("save_state"):
         last_steps = context.flag("save_last_n_steps_state") or context.flag("save_last_n_steps")
@@ -153,5 +158,5 @@ def shown_time(seconds: float) -> str:
     for limit, size, unit in ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h"), (math.inf, 86400, "days")):
         if seconds < limit:
             value = seconds / size
-            return f"{value:.1f} {unit}" if unit in ("h", "days") and value < 10 else f"{value:.0f} {unit}"
+            return f"{value:.1f} {unit}" if unit != "min" and value < 10 else f"{value:.0f} {unit}"
     raise AssertionError

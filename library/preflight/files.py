@@ -59,8 +59,9 @@ def check_output_exists(context: Context) -> Iterator[Problem]:
     pattern = re.compile(rf"{re.escape(name)}(-\d+|-step\d+)?\.{ending}", re.IGNORECASE)
     found = sorted(entry for entry in os.listdir(folder) if pattern.fullmatch(entry))
     if found:
-        yield context.note("output_exists", "--output_name", name=name, folder=folder, count=len(found), first=found[0],
-                           ending=ending)
+        yield context.note(
+            "output_exists", "--output_name", name=name, folder=folder, count=len(found), first=found[0], ending=ending
+        )
 
 
 @check("output_in_data", level="files", row="F33")
@@ -156,7 +157,9 @@ def check_drive(context: Context) -> Iterator[Problem]:
         path = path_of(context, name)
         if path is None:
             continue
-        cloud = next((part for part in path.parts if re.match(r"(?i)(onedrive|dropbox|google ?drive|icloud ?drive)", part)), None)
+        cloud = next(
+            (part for part in path.parts if re.match(r"(?i)(onedrive|dropbox|google ?drive|icloud ?drive)", part)), None
+        )
         if cloud:
             yield context.warn("slow_drive.cloud", f"--{name}", path=path, cloud=cloud)
         elif context.machine.is_network_drive(path):

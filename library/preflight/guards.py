@@ -46,8 +46,17 @@ class LossGuard:
         if self.bad < self.limit:
             return None
         value = "NaN" if math.isnan(loss) else "infinite"
-        return guard_problem("stop", "guard_loss", "--learning_rate", value=value, count=self.bad, step=step,
-                             first=first_bad() or "the loss", file=last_good or "-", rate=f"{self.rate:g}")
+        return guard_problem(
+            "stop",
+            "guard_loss",
+            "--learning_rate",
+            value=value,
+            count=self.bad,
+            step=step,
+            first=first_bad() or "the loss",
+            file=last_good or "-",
+            rate=f"{self.rate:g}",
+        )
 
     @property
     def must_skip(self) -> bool:
@@ -86,8 +95,15 @@ class RiseGuard:
         if self.told or start <= 0 or self.ema <= self.factor * start:
             return None
         self.told = True
-        return guard_problem("warn", "guard_rise", "--learning_rate", now=f"{self.ema:.3g}", start=f"{start:.3g}",
-                             factor=f"{self.ema / start:.1f}", step=step)
+        return guard_problem(
+            "warn",
+            "guard_rise",
+            "--learning_rate",
+            now=f"{self.ema:.3g}",
+            start=f"{start:.3g}",
+            factor=f"{self.ema / start:.1f}",
+            step=step,
+        )
 
 
 @dataclass
@@ -99,7 +115,7 @@ class ZeroGuard:
     done: bool = False
 
     def check(self, done_steps: int, largest: Callable[[], float]) -> Problem | None:
-        """Look once, after ``steps`` steps of this run; ``largest`` gives the largest magnitude among the weights that begin at 0."""
+        """Look once, after ``steps`` steps of this run; ``largest`` gives the largest of the weights that began at 0."""
         if self.done or done_steps < self.steps:
             return None
         self.done = True
@@ -135,8 +151,15 @@ class SlowGuard:
             return None
         self.told = True
         key = "guard_slow.windows" if self.windows else "guard_slow"
-        return guard_problem("warn", key, "GPU" if self.windows else "time", step=step, seconds=f"{seconds:.1f} s",
-                             usual=f"{usual:.1f} s", factor=f"{seconds / usual:.0f}")
+        return guard_problem(
+            "warn",
+            key,
+            "GPU" if self.windows else "time",
+            step=step,
+            seconds=f"{seconds:.1f} s",
+            usual=f"{usual:.1f} s",
+            factor=f"{seconds / usual:.0f}",
+        )
 
 
 @dataclass

@@ -51,8 +51,12 @@ def check_token_sources(context: Context) -> Iterator[Problem]:
     """Two different tokens are set; one of them wins, and it may be the older one."""
     found = all_tokens(context)
     if uses_hub(context) and len({t.value for t in found}) > 1:
-        yield context.note("token_sources", found[0].source, wins=found[0].source,
-                           others=", ".join(t.source for t in found[1:] if t.value != found[0].value))
+        yield context.note(
+            "token_sources",
+            found[0].source,
+            wins=found[0].source,
+            others=", ".join(t.source for t in found[1:] if t.value != found[0].value),
+        )
 
 
 @check("model_moved", level="words", row="F54")
@@ -96,7 +100,7 @@ def check_token(context: Context) -> Iterator[Problem]:
     elif token is None:
         yield context.stop("hub_token_refused.none", FLAG, repo=repo_wanted(context))
     else:
-        yield context.stop(f"hub_token_refused.{reason}", source, repo=repo_wanted(context), source=source)
+        yield context.stop(f"hub_token_refused.{reason}", FLAG, repo=repo_wanted(context), source=source)
 
 
 @check("hub_gated", level="network", row="F38")
@@ -112,9 +116,9 @@ def check_gated(context: Context) -> Iterator[Problem]:
         return
     user = hub_client.who(context.machine, token)
     if user is None:
-        yield context.stop("hub_token_refused.refused", token.source, repo=repo, source=token.source)
+        yield context.stop("hub_token_refused.refused", FLAG, repo=repo, source=token.source)
     elif user.role == "fineGrained" and not user.gated:
-        yield context.stop("hub_gated.permission", token.source, repo=repo, user=user.name, page=page)
+        yield context.stop("hub_gated.permission", FLAG, repo=repo, user=user.name, page=page)
     else:
         yield context.stop("hub_gated.terms", FLAG, repo=repo, user=user.name, page=page)
 
@@ -138,7 +142,9 @@ def check_reachable(context: Context) -> Iterator[Problem]:
     if said is None or said.kind not in ("unreachable", "offline", "busy"):
         return
     address = hub_client.endpoint(context.machine)
-    proxy = next((_host(context.machine.env[n]) for n in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY") if context.machine.env.get(n)), "-")
+    proxy = next(
+        (_host(context.machine.env[n]) for n in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY") if context.machine.env.get(n)), "-"
+    )
     reason = said.kind if said.kind != "unreachable" else said.reason
     values = {"repo": repo, "address": address, "status": said.status, "proxy": proxy, "variable": said.reason}
     snapshot = cached_snapshot(context, repo)
@@ -178,7 +184,9 @@ def check_layout(context: Context) -> Iterator[Problem]:
     if any("lora" in f.lower() for f in said.files) or said.library in ("peft",):
         yield context.stop("hub_layout.lora", FLAG, repo=repo)
     elif files:
-        yield context.stop("hub_layout.file", FLAG, repo=repo, link=f"{address}/{repo}/resolve/main/{files[0]}", count=len(files))
+        yield context.stop(
+            "hub_layout.file", FLAG, repo=repo, link=f"{address}/{repo}/resolve/main/{files[0]}", count=len(files)
+        )
     else:
         yield context.stop("hub_layout", FLAG, repo=repo)
 
@@ -193,7 +201,9 @@ def check_half_download(context: Context) -> Iterator[Problem]:
     halves = [p for p in folder.glob("*.incomplete") if p.stat().st_size]
     if halves:
         size = sum(p.stat().st_size for p in halves)
-        yield context.note("hub_half_download", FLAG, repo=repo, count=len(halves), size=f"{size / 2**20:.0f} MB", folder=folder)
+        yield context.note(
+            "hub_half_download", FLAG, repo=repo, count=len(halves), size=f"{size / 2**20:.0f} MB", folder=folder
+        )
 
 
 @check("upload_token", level="network", row="F72")

@@ -121,8 +121,12 @@ def _by_status(error: Any) -> Answer:
     words = (error.server_message or "").strip()
     if isinstance(error, errors.GatedRepoError):
         return Answer("gated", status, detail=words)
-    if status == 401 and "invalid" not in words.lower() and "credentials" not in words.lower() \
-            and error.response.headers.get("X-Error-Code") == "RepoNotFound":
+    if (
+        status == 401
+        and "invalid" not in words.lower()
+        and "credentials" not in words.lower()
+        and error.response.headers.get("X-Error-Code") == "RepoNotFound"
+    ):
         return Answer("not_found", status, detail=words)
     if status == 401 or (status == 400 and "token" in words.lower()):
         return Answer("refused", status, "expired" if "expired" in words.lower() else "", words)

@@ -201,8 +201,14 @@ class Machine:
         if tool is None:
             return ()
         try:
-            done = subprocess.run([tool, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True,
-                                  timeout=5, encoding="utf-8", errors="replace")
+            done = subprocess.run(
+                [tool, "--query-gpu=name", "--format=csv,noheader"],
+                capture_output=True,
+                text=True,
+                timeout=5,
+                encoding="utf-8",
+                errors="replace",
+            )
         except (OSError, subprocess.TimeoutExpired):
             return ()
         return tuple(line.strip() for line in done.stdout.splitlines() if line.strip()) if done.returncode == 0 else ()
@@ -295,23 +301,63 @@ def _memory() -> tuple[int | None, int | None]:
     return memory.total, memory.available + swap.free
 
 
-TESTED_PACKAGES = {"torch": "2.13.0+cu128", "diffusers": "0.42.1", "transformers": "5.23.0", "tokenizers": "0.23.3",
-                   "accelerate": "1.15.0", "safetensors": "0.8.0", "huggingface-hub": "2.4.0", "peft": "0.21.2",
-                   "numpy": "2.4.6", "pillow": "13.0.0", "toml": "0.10.2", "tqdm": "4.70.1", "packaging": "26.3",
-                   "protobuf": "7.36.2", "tensorboard": "2.21.0", "bitsandbytes": "0.50.2", "xformers": "0.0.35",
-                   "torchvision": "0.28.0", "psutil": "7.2.2", "matplotlib": "3.11.2", "lion-pytorch": "0.2.5",
-                   "prodigyopt": "1.1.2", "dadaptation": "3.2", "schedulefree": "1.4.1", "lycoris-lora": "4.1.3",
-                   "wandb": "0.31.0", "triton": "3.6.0", "pytorch-optimizer": "4.1.0", "prodigy-plus-schedule-free": "2.0.1"}
+TESTED_PACKAGES = {
+    "torch": "2.13.0+cu128",
+    "diffusers": "0.42.1",
+    "transformers": "5.23.0",
+    "tokenizers": "0.23.3",
+    "accelerate": "1.15.0",
+    "safetensors": "0.8.0",
+    "huggingface-hub": "2.4.0",
+    "peft": "0.21.2",
+    "numpy": "2.4.6",
+    "pillow": "13.0.0",
+    "toml": "0.10.2",
+    "tqdm": "4.70.1",
+    "packaging": "26.3",
+    "protobuf": "7.36.2",
+    "tensorboard": "2.21.0",
+    "bitsandbytes": "0.50.2",
+    "xformers": "0.0.35",
+    "torchvision": "0.28.0",
+    "psutil": "7.2.2",
+    "matplotlib": "3.11.2",
+    "lion-pytorch": "0.2.5",
+    "prodigyopt": "1.1.2",
+    "dadaptation": "3.2",
+    "schedulefree": "1.4.1",
+    "lycoris-lora": "4.1.3",
+    "wandb": "0.31.0",
+    "triton": "3.6.0",
+    "pytorch-optimizer": "4.1.0",
+    "prodigy-plus-schedule-free": "2.0.1",
+}
 
 FAKE: dict[str, Any] = {
-    "system": "Linux", "python": (3, 11, 9), "bits": 64, "executable": "python", "in_venv": True, "cpus": 8, "env": {},
-    "home": Path("/home/user"), "repository": Path(__file__).resolve().parents[2],
-    "library_path": Path(__file__).resolve().parents[1], "packages": TESTED_PACKAGES,
-    "requires": lambda package: (), "has_module": lambda name: True,
+    "system": "Linux",
+    "python": (3, 11, 9),
+    "bits": 64,
+    "executable": "python",
+    "in_venv": True,
+    "cpus": 8,
+    "env": {},
+    "home": Path("/home/user"),
+    "repository": Path(__file__).resolve().parents[2],
+    "library_path": Path(__file__).resolve().parents[1],
+    "packages": TESTED_PACKAGES,
+    "requires": lambda package: (),
+    "has_module": lambda name: True,
     "torch_build": TorchBuild("2.13.0+cu128", "12.8", None),
-    "graphics": GpuReport((Gpu("NVIDIA GeForce RTX 3060", (8, 6), 12 * GIB, int(11.4 * GIB)),),
-                          ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120")),
-    "driver_names": ("NVIDIA GeForce RTX 3060",), "memory_free": 24 * GIB, "memory_total": 32 * GIB,
-    "disk_free": lambda path: 200 * GIB, "is_network_drive": lambda path: False, "system_files": lambda name: True,
-    "accelerate_config": {}, "accelerate_config_path": Path("/home/user/.cache/huggingface/accelerate/default_config.yaml"),
+    "graphics": GpuReport(
+        (Gpu("NVIDIA GeForce RTX 3060", (8, 6), 12 * GIB, int(11.4 * GIB)),),
+        ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"),
+    ),
+    "driver_names": ("NVIDIA GeForce RTX 3060",),
+    "memory_free": 24 * GIB,
+    "memory_total": 32 * GIB,
+    "disk_free": lambda path: 200 * GIB,
+    "is_network_drive": lambda path: False,
+    "system_files": lambda name: True,
+    "accelerate_config": {},
+    "accelerate_config_path": Path("/home/user/.cache/huggingface/accelerate/default_config.yaml"),
 }

@@ -15,6 +15,8 @@ from library.util.records import Problem
 
 SLOW_FP16 = re.compile(r"GTX 16\d\d|GTX 10\d\d|TITAN X", re.IGNORECASE)
 FAULTY_FP16 = re.compile(r"GTX 16\d\d", re.IGNORECASE)
+QUICK = 3600
+"""Seconds up to which a run without a GPU that was not asked for half precision needs no warning."""
 CUDA_INDEX = "cu128"
 """Tag of the torch builds that the messages point to."""
 
@@ -41,9 +43,16 @@ def check_gpu(context: Context) -> Iterator[Problem]:
     visible = machine.env.get("CUDA_VISIBLE_DEVICES")
     seconds = estimate.cpu_seconds(context)
     steps = estimate.total_steps(context)
-    values = {"seconds": estimate.shown_time(seconds), "steps": steps, "total": estimate.shown_time(seconds * steps),
-              "version": build.version if build else "?", "python": machine.executable, "tag": CUDA_INDEX,
-              "precision": precision, "visible": visible}
+    values = {
+        "seconds": estimate.shown_time(seconds),
+        "steps": steps,
+        "total": estimate.shown_time(seconds * steps),
+        "version": build.version if build else "?",
+        "python": machine.executable,
+        "tag": CUDA_INDEX,
+        "precision": precision,
+        "visible": visible,
+    }
     if visible is not None and not re.search(r"\d", visible.replace("-1", "")):
         key = "no_gpu.hidden"
     elif build is not None and build.cuda is None and build.hip is None and machine.driver_names:
@@ -52,7 +61,7 @@ def check_gpu(context: Context) -> Iterator[Problem]:
         key = "no_gpu.driver"
     else:
         key = "no_gpu"
-    if key != "no_gpu" or precision != "no" or seconds * steps > 3600:
+    if key in ("no_gpu.build", "no_gpu.hidden") or precision != "no" or seconds * steps > QUICK:
         half = ".half" if key == "no_gpu" and precision != "no" else ""
         yield context.warn(key + half, "GPU", **values)
 
@@ -72,8 +81,15 @@ def check_architecture(context: Context) -> Iterator[Problem]:
         return
     version = build.version if build else "?"
     if number > max(native, default=0):
-        yield context.stop("gpu_unsupported.new", "GPU", gpu=gpu.name, number=number, version=version, tag=CUDA_INDEX,
-                           python=context.machine.executable)
+        yield context.stop(
+            "gpu_unsupported.new",
+            "GPU",
+            gpu=gpu.name,
+            number=number,
+            version=version,
+            tag=CUDA_INDEX,
+            python=context.machine.executable,
+        )
     else:
         yield context.stop("gpu_unsupported.old", "GPU", gpu=gpu.name, number=number, version=version)
 
@@ -98,8 +114,12 @@ def check_fp16(context: Context) -> Iterator[Problem]:
 def check_full_precision(context: Context) -> Iterator[Problem]:
     """A modern card without mixed precision uses twice the memory."""
     gpus = context.machine.gpus
-    if gpus and (context.flag("mixed_precision") or "no") == "no" and gpus[0].capability >= (7, 0) \
-            and not FAULTY_FP16.search(gpus[0].name):
+    if (
+        gpus
+        and (context.flag("mixed_precision") or "no") == "no"
+        and gpus[0].capability >= (7, 0)
+        and not FAULTY_FP16.search(gpus[0].name)
+    ):
         yield context.note("precision_none", "--mixed_precision", gpu=gpus[0].name, best="bf16" if gpus[0].bf16 else "fp16")
 
 
@@ -112,8 +132,14 @@ def check_gpu_memory(context: Context) -> Iterator[Problem]:
     if need <= 0.95 * gpu.free:
         return
     savers = ", ".join(savers_left(context)) or "-"
-    yield context.warn("gpu_memory", "GPU", need=estimate.shown_bytes(need), free=estimate.shown_bytes(gpu.free),
-                       total=estimate.shown_bytes(gpu.total), savers=savers)
+    yield context.warn(
+        "gpu_memory",
+        "GPU",
+        need=estimate.shown_bytes(need),
+        free=estimate.shown_bytes(gpu.free),
+        total=estimate.shown_bytes(gpu.total),
+        savers=savers,
+    )
 
 
 @check("gpu_busy", level="machine", row="F20")
@@ -121,8 +147,13 @@ def check_gpu_busy(context: Context) -> Iterator[Problem]:
     """Another program already holds a good part of the card's memory."""
     for gpu in context.machine.gpus[:1]:
         if gpu.free < 0.6 * gpu.total:
-            yield context.warn("gpu_busy", "GPU", gpu=gpu.name, used=estimate.shown_bytes(gpu.total - gpu.free),
-                               total=estimate.shown_bytes(gpu.total))
+            yield context.warn(
+                "gpu_busy",
+                "GPU",
+                gpu=gpu.name,
+                used=estimate.shown_bytes(gpu.total - gpu.free),
+                total=estimate.shown_bytes(gpu.total),
+            )
 
 
 def savers_left(context: Context) -> list[str]:
@@ -170,8 +201,15 @@ def check_disk(context: Context) -> Iterator[Problem]:
     if folder is None:
         return
     plan, free = estimate.written(context), context.machine.disk_free(folder)
-    values = {"folder": folder, "free": estimate.shown_bytes(free), "total": estimate.shown_bytes(plan.total), "files": plan.files,
-              "file": estimate.shown_bytes(plan.file_bytes), "states": plan.states, "state": estimate.shown_bytes(plan.state_bytes)}
+    values = {
+        "folder": folder,
+        "free": estimate.shown_bytes(free),
+        "total": estimate.shown_bytes(plan.total),
+        "files": plan.files,
+        "file": estimate.shown_bytes(plan.file_bytes),
+        "states": plan.states,
+        "state": estimate.shown_bytes(plan.state_bytes),
+    }
     if free < plan.total:
         yield context.stop("disk_small", "--output_dir", **values)
     elif free < 1.2 * plan.total or free < 0.5 * estimate.GIB:
@@ -183,8 +221,9 @@ def check_many_saves(context: Context) -> Iterator[Problem]:
     """Very many states are announced with their size."""
     plan = estimate.written(context)
     if plan.states > 50 or plan.files > 200:
-        yield context.note("saves_many", "--save_every_n_steps", files=plan.files, states=plan.states,
-                           total=estimate.shown_bytes(plan.total))
+        yield context.note(
+            "saves_many", "--save_every_n_steps", files=plan.files, states=plan.states, total=estimate.shown_bytes(plan.total)
+        )
 
 
 @check("optimizer_needs_gpu", level="machine", row="F13")
@@ -221,8 +260,13 @@ def check_accelerate_kind(context: Context) -> Iterator[Problem]:
     if kind in ("TPU", "XLA", "MEGATRON_LM"):
         yield context.stop("accelerate_kind", "accelerate", kind=kind, path=context.machine.accelerate_config_path)
     elif kind == "DEEPSPEED" and "deepspeed" not in context.machine.packages:
-        yield context.stop("accelerate_kind.package", "accelerate", kind=kind, path=context.machine.accelerate_config_path,
-                           python=context.machine.executable)
+        yield context.stop(
+            "accelerate_kind.package",
+            "accelerate",
+            kind=kind,
+            path=context.machine.accelerate_config_path,
+            python=context.machine.executable,
+        )
 
 
 @check("processes_many", level="machine", row="F08")

@@ -81,8 +81,14 @@ def _damaged(context: Context, flag: str, header: Any) -> Problem:
     name = header.path.name
     if header.kind == FileKind.CUT_OFF and header.expected_size:
         short = header.expected_size - header.size
-        return context.stop("model_damaged.short", flag, name=name, have=f"{header.size:,}", want=f"{header.expected_size:,}",
-                            short=f"{short:,}")
+        return context.stop(
+            "model_damaged.short",
+            flag,
+            name=name,
+            have=f"{header.size:,}",
+            want=f"{header.expected_size:,}",
+            short=f"{short:,}",
+        )
     keys = {FileKind.WEB_PAGE: "page", FileKind.LFS_POINTER: "pointer", FileKind.EMPTY: "empty", FileKind.UNSAFE: "unsafe"}
     key = keys.get(header.kind)
     if key:
@@ -156,8 +162,12 @@ def missing_parts(path: Path) -> list[str]:
 
     missing = []
     for part, kind in read_json(path / "model_index.json").items():
-        if part.startswith("_") or not isinstance(kind, list) or kind[0] is None or part in ("safety_checker", "feature_extractor",
-                                                                                              "image_encoder"):
+        if (
+            part.startswith("_")
+            or not isinstance(kind, list)
+            or kind[0] is None
+            or part in ("safety_checker", "feature_extractor", "image_encoder")
+        ):
             continue
         folder = path / part
         names = os.listdir(folder) if folder.is_dir() else []
@@ -207,7 +217,9 @@ def check_script(context: Context) -> Iterator[Problem]:
     if model is None or model.family is None or family is None or family.SPEC.name == model.family:
         return
     right = get(model.family).SPEC.scripts[0]
-    yield context.stop("model_script", FLAG, name=Path(typed_model(context)).name, what=model.what, script=context.script, right=right)
+    yield context.stop(
+        "model_script", FLAG, name=Path(typed_model(context)).name, what=model.what, script=context.script, right=right
+    )
 
 
 @check("model_version", level="files", row="F07")

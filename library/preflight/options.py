@@ -36,17 +36,30 @@ NEEDS = (
     Needs("save_state_to_huggingface", lambda c: c.flag("huggingface_repo_id"), "--huggingface_repo_id"),
     Needs("save_last_n_steps", lambda c: c.flag("save_every_n_steps"), "--save_every_n_steps", "warn"),
     Needs("save_last_n_epochs", lambda c: c.flag("save_every_n_epochs"), "--save_every_n_epochs", "warn"),
-    Needs("save_last_n_steps_state", lambda c: c.flag("save_state") and c.flag("save_every_n_steps"),
-          "--save_state --save_every_n_steps", "warn"),
-    Needs("save_last_n_epochs_state", lambda c: c.flag("save_state") and c.flag("save_every_n_epochs"),
-          "--save_state --save_every_n_epochs", "warn"),
+    Needs(
+        "save_last_n_steps_state",
+        lambda c: c.flag("save_state") and c.flag("save_every_n_steps"),
+        "--save_state --save_every_n_steps",
+        "warn",
+    ),
+    Needs(
+        "save_last_n_epochs_state",
+        lambda c: c.flag("save_state") and c.flag("save_every_n_epochs"),
+        "--save_state --save_every_n_epochs",
+        "warn",
+    ),
     Needs("sample_every_n_steps", lambda c: c.flag("sample_prompts"), "--sample_prompts", "warn"),
     Needs("sample_every_n_epochs", lambda c: c.flag("sample_prompts"), "--sample_prompts", "warn"),
     Needs("sample_at_first", lambda c: c.flag("sample_prompts"), "--sample_prompts", "warn"),
-    Needs("validate_every_n_steps", lambda c: c.flag("validation_split") or c.flag("dataset_config"), "--validation_split",
-          "warn"),
-    Needs("validate_every_n_epochs", lambda c: c.flag("validation_split") or c.flag("dataset_config"), "--validation_split",
-          "warn"),
+    Needs(
+        "validate_every_n_steps", lambda c: c.flag("validation_split") or c.flag("dataset_config"), "--validation_split", "warn"
+    ),
+    Needs(
+        "validate_every_n_epochs",
+        lambda c: c.flag("validation_split") or c.flag("dataset_config"),
+        "--validation_split",
+        "warn",
+    ),
     Needs("bucket_no_upscale", lambda c: c.flag("enable_bucket") or c.flag("dataset_config"), "--enable_bucket", "warn"),
     Needs("cpu_offload_checkpointing", lambda c: c.flag("gradient_checkpointing"), "--gradient_checkpointing", "warn"),
 )
@@ -77,8 +90,12 @@ def check_something_trained(context: Context) -> Iterator[Problem]:
     trains_unet = not context.flag("network_train_text_encoder_only") and unet != 0
     trains_text = not context.flag("network_train_unet_only") and any(rate != 0 for rate in text)
     if not trains_unet and not trains_text:
-        yield context.stop("nothing_trained", "--unet_lr" if unet == 0 else "--text_encoder_lr", unet=unet,
-                           text=", ".join(str(r) for r in text))
+        yield context.stop(
+            "nothing_trained",
+            "--unet_lr" if unet == 0 else "--text_encoder_lr",
+            unet=unet,
+            text=", ".join(str(r) for r in text),
+        )
 
 
 def text_rates(context: Context) -> tuple[float, ...]:
@@ -187,8 +204,9 @@ def check_optimizer_package(context: Context) -> Iterator[Problem]:
     except UserError:
         return  # the check of the name says it
     if spec.package and normal(spec.package) not in context.machine.packages:
-        yield context.stop("optimizer_package", "--optimizer_type", name=name, package=spec.package,
-                           python=context.machine.executable)
+        yield context.stop(
+            "optimizer_package", "--optimizer_type", name=name, package=spec.package, python=context.machine.executable
+        )
 
 
 @check("args_form", level="words", row="F68")
@@ -206,8 +224,14 @@ def check_cached_text(context: Context) -> Iterator[Problem]:
     """Captions whose encoding is kept must not change."""
     if not (context.flag("cache_text_encoder_outputs") or context.flag("cache_text_encoder_outputs_to_disk")):
         return
-    changing = ("shuffle_caption", "caption_dropout_rate", "caption_tag_dropout_rate", "token_warmup_step", "enable_wildcard",
-                "caption_dropout_every_n_epochs")
+    changing = (
+        "shuffle_caption",
+        "caption_dropout_rate",
+        "caption_tag_dropout_rate",
+        "token_warmup_step",
+        "enable_wildcard",
+        "caption_dropout_every_n_epochs",
+    )
     on = [f"--{name}" for name in changing if context.flag(name)]
     if on:
         yield context.stop("cached_text_shuffle", "--cache_text_encoder_outputs", on=", ".join(on))
@@ -267,8 +291,12 @@ def check_log_with(context: Context) -> Iterator[Problem]:
     if chosen in ("wandb", "all"):
         if "wandb" not in machine.packages:
             yield context.stop("log_with.wandb", "--log_with", python=machine.executable)
-        elif not (context.flag("wandb_api_key") or machine.env.get("WANDB_API_KEY") or _in_netrc(context, "api.wandb.ai")
-                  or machine.env.get("WANDB_MODE") in ("offline", "disabled")):
+        elif not (
+            context.flag("wandb_api_key")
+            or machine.env.get("WANDB_API_KEY")
+            or _in_netrc(context, "api.wandb.ai")
+            or machine.env.get("WANDB_MODE") in ("offline", "disabled")
+        ):
             yield context.warn("log_with.key", "--log_with")
 
 
@@ -292,8 +320,9 @@ def check_attention(context: Context) -> Iterator[Problem]:
 def check_length(context: Context) -> Iterator[Problem]:
     """Epochs win over steps; without either kohya's 1600 steps hold."""
     if context.flag("max_train_epochs") and context.given("max_train_steps"):
-        yield context.note("length_twice", "--max_train_epochs", epochs=context.flag("max_train_epochs"),
-                           steps=context.flag("max_train_steps"))
+        yield context.note(
+            "length_twice", "--max_train_epochs", epochs=context.flag("max_train_epochs"), steps=context.flag("max_train_steps")
+        )
     elif not context.flag("max_train_epochs") and not context.given("max_train_steps"):
         yield context.note("length_twice.default", "--max_train_steps", steps=context.flag("max_train_steps"))
 

@@ -40,10 +40,13 @@ def bucketless_folders(context: Context) -> list[Folder]:
     assert context.config is not None
     data, found = context.config.data, []
     for part in data.parts:
-        if part.enable_bucket:
+        if part.enable_bucket or context.config.cache.latents:  # cached latents: any size is scaled and cut
             continue
-        found += [Folder(s.image_dir, part.resolution, s.random_crop or s.face_crop_aug_range is not None)
-                  for s in part.subsets if s.image_dir is not None]
+        found += [
+            Folder(s.image_dir, part.resolution, s.random_crop or s.face_crop_aug_range is not None)
+            for s in part.subsets
+            if s.image_dir is not None
+        ]
         if data.folder_mode and not part.subsets and data.template is not None:
             crops = data.template.random_crop or data.template.face_crop_aug_range is not None
             for root in (data.train_data_dir, data.reg_data_dir):
@@ -58,6 +61,8 @@ def check_sizes(context: Context) -> Iterator[Problem]:
     from library.data.files import pictures, read_header
 
     assert context.config is not None
+    if context.config.cache.latents:
+        return  # cached latents are scaled and cut to the training size
     upright = not context.config.data.kohya_order
     wrong: list[Path] = []
     seen, resolution = 0, (0, 0)
@@ -72,8 +77,14 @@ def check_sizes(context: Context) -> Iterator[Problem]:
                 resolution = folder.resolution
     if wrong:
         context.facts["wrong_sizes"] = {str(path) for path in wrong}
-        yield context.stop("image_sizes", "--enable_bucket", count=len(wrong), images=seen, names=named(wrong),
-                           size=f"{resolution[0]}x{resolution[1]}")
+        yield context.stop(
+            "image_sizes",
+            "--enable_bucket",
+            count=len(wrong),
+            images=seen,
+            names=named(wrong),
+            size=f"{resolution[0]}x{resolution[1]}",
+        )
 
 
 def _fits(size: tuple[int, int], folder: Folder) -> bool:
@@ -116,8 +127,11 @@ def check_transparency(context: Context) -> Iterator[Problem]:
 @check("image_colours", level="data", row="F67", needs=("plan",))
 def check_colours(context: Context) -> Iterator[Problem]:
     """CMYK and 16-bit pictures are converted, and their colours may shift."""
-    odd = [path for path, header in headers_of(context) if header.mode in ("CMYK", "YCbCr", "LAB", "HSV", "I", "F")
-           or header.mode.startswith("I;16")]
+    odd = [
+        path
+        for path, header in headers_of(context)
+        if header.mode in ("CMYK", "YCbCr", "LAB", "HSV", "I", "F") or header.mode.startswith("I;16")
+    ]
     if odd:
         yield context.note("image_colours", "--train_data_dir", count=len(odd), names=named(odd))
 
@@ -131,4 +145,6 @@ def check_types(context: Context) -> Iterator[Problem]:
     for folder in sorted({item.path.parent for item in context.plan.items}):
         endings.update(Path(n).suffix.lower() for n in os.listdir(folder) if Path(n).suffix.lower() in UNREAD_IMAGES)
     if endings:
-        yield context.warn("image_types", "--train_data_dir", found=", ".join(f"{count} {ending}" for ending, count in endings.items()))
+        yield context.warn(
+            "image_types", "--train_data_dir", found=", ".join(f"{count} {ending}" for ending, count in endings.items())
+        )

@@ -37,8 +37,9 @@ PROBE_WORDS = ("a</w>", "cat</w>", "<|startoftext|>", "<|endoftext|>")
 def trial(code: str, seconds: float = 60) -> str:
     """Run code in a Python of its own; the last line of its error, "" where it worked."""
     try:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=seconds, encoding="utf-8",
-                              errors="replace")
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=seconds, encoding="utf-8", errors="replace"
+        )
     except subprocess.TimeoutExpired:
         return f"no answer within {seconds:.0f} s"
     if done.returncode == 0:
@@ -73,8 +74,14 @@ def check_tokenizer(context: Context) -> Iterator[Problem]:
     ids, fault = tokenizer_ids()
     if ids != EXPECTED_IDS:
         packages = context.machine.packages
-        yield context.stop("tokenizer_probe", "transformers", transformers=packages.get("transformers", "?"),
-                           tokenizers=packages.get("tokenizers", "?"), got=fault or ids, python=context.machine.executable)
+        yield context.stop(
+            "tokenizer_probe",
+            "transformers",
+            transformers=packages.get("transformers", "?"),
+            tokenizers=packages.get("tokenizers", "?"),
+            got=fault or ids,
+            python=context.machine.executable,
+        )
 
 
 @check("layers_probe", level="probes", row="F34", needs=("config",))
@@ -94,24 +101,47 @@ def check_layers(context: Context) -> Iterator[Problem]:
         stem = f"{slot.lora_prefix}_{slot.canonical_prefix}".replace(".", "_").rstrip("_")
         layers = encoder.config.num_hidden_layers
         if not names or len(names) % layers or not all(n.startswith(stem) for n in names):
-            yield context.stop("layers_probe.text", "transformers", version=version, found=len(names), layers=layers,
-                               example=names[0] if names else "-", stem=stem, python=context.machine.executable)
+            yield context.stop(
+                "layers_probe.text",
+                "transformers",
+                version=version,
+                found=len(names),
+                layers=layers,
+                example=names[0] if names else "-",
+                stem=stem,
+                python=context.machine.executable,
+            )
     if not any(t.root == "denoiser" for t in targets):
-        yield context.stop("layers_probe", "diffusers", version=context.machine.packages.get("diffusers", "?"),
-                           title=family.SPEC.title, python=context.machine.executable)
+        yield context.stop(
+            "layers_probe",
+            "diffusers",
+            version=context.machine.packages.get("diffusers", "?"),
+            title=family.SPEC.title,
+            python=context.machine.executable,
+        )
 
 
 def check_matched(context: Context, matched: dict[str, int], expected: dict[str, int]) -> list[Problem]:
     """Compare the numbers of layers that an adapter found with those it should have found (72 and 192 for SD 1.x)."""
-    return [context.stop("layers_matched", "--network_module", root=root, found=matched.get(root, 0), expected=count,
-                         transformers=context.machine.packages.get("transformers", "?"))
-            for root, count in expected.items() if matched.get(root, 0) != count]
+    return [
+        context.stop(
+            "layers_matched",
+            "--network_module",
+            root=root,
+            found=matched.get(root, 0),
+            expected=count,
+            transformers=context.machine.packages.get("transformers", "?"),
+        )
+        for root, count in expected.items()
+        if matched.get(root, 0) != count
+    ]
 
 
 @check("optimizer_probe", level="probes", row="F29", needs=("config",))
 def check_optimizer(context: Context) -> Iterator[Problem]:
     """Optimizer and schedule are built once over a dummy weight."""
     import torch
+
     from library.optim import optimizers, schedules
 
     assert context.config is not None
@@ -120,13 +150,26 @@ def check_optimizer(context: Context) -> Iterator[Problem]:
         return  # the 8-bit probe tries it on the card itself
     weight = torch.nn.Parameter(torch.zeros(2, 2))
     try:
-        made = optimizers.create(optimizers.OptimizerSettings(config.optimizer.name, config.optimizer.lr, config.optimizer.args),
-                                 [{"params": [weight], "lr": config.optimizer.lr}])
+        made = optimizers.create(
+            optimizers.OptimizerSettings(config.optimizer.name, config.optimizer.lr, config.optimizer.args),
+            [{"params": [weight], "lr": config.optimizer.lr}],
+        )
         schedule = config.schedule
-        schedules.create(schedules.ScheduleSettings(
-            schedule.name, max(1, config.loop.max_train_steps), schedule.warmup, schedule.decay, schedule.num_cycles,
-            schedule.power, schedule.timescale, schedule.min_lr_ratio, schedule.args,
-            is_class=bool(context.flag("lr_scheduler_type"))), made.optimizer)
+        schedules.create(
+            schedules.ScheduleSettings(
+                schedule.name,
+                max(1, config.loop.max_train_steps),
+                schedule.warmup,
+                schedule.decay,
+                schedule.num_cycles,
+                schedule.power,
+                schedule.timescale,
+                schedule.min_lr_ratio,
+                schedule.args,
+                is_class=bool(context.flag("lr_scheduler_type")),
+            ),
+            made.optimizer,
+        )
     except UserError as error:
         yield from error.problems
 
@@ -164,8 +207,14 @@ def check_bitsandbytes(context: Context) -> Iterator[Problem]:
         return
     fault = trial(BITSANDBYTES)
     if fault:
-        yield context.stop("bitsandbytes_probe", "--optimizer_type", name=name, fault=fault,
-                           version=context.machine.packages["bitsandbytes"], python=context.machine.executable)
+        yield context.stop(
+            "bitsandbytes_probe",
+            "--optimizer_type",
+            name=name,
+            fault=fault,
+            version=context.machine.packages["bitsandbytes"],
+            python=context.machine.executable,
+        )
 
 
 @check("tensorboard_probe", level="probes", row="F36")
@@ -176,8 +225,13 @@ def check_tensorboard(context: Context) -> Iterator[Problem]:
     if context.flag("logging_dir") and broken and "tensorboard" in packages:
         fault = trial(TENSORBOARD)
         if fault:
-            yield context.warn("tensorboard_probe", "--logging_dir", fault=fault, packages=" ".join(sorted(broken)),
-                               python=context.machine.executable)
+            yield context.warn(
+                "tensorboard_probe",
+                "--logging_dir",
+                fault=fault,
+                packages=" ".join(sorted(broken)),
+                python=context.machine.executable,
+            )
 
 
 @check("half_probe", level="probes", row="F25")

@@ -34,8 +34,22 @@ CHEAP: tuple[Level, ...] = ("words", "files", "data")
 """Levels that need no torch; their problems are shown together."""
 STAGES: tuple[tuple[Level, ...], ...] = (CHEAP, ("machine",), ("network",), ("probes",))
 """What is shown together; a stop ends the checks after its stage."""
-MODULES = ("words", "options", "settings", "versions", "files", "model_files", "resume", "pictures", "data", "sliders",
-           "machine_checks", "windows", "hub", "probes")
+MODULES = (
+    "words",
+    "options",
+    "settings",
+    "versions",
+    "files",
+    "model_files",
+    "resume",
+    "pictures",
+    "data",
+    "sliders",
+    "machine_checks",
+    "windows",
+    "hub",
+    "probes",
+)
 
 
 @dataclass(frozen=True)
@@ -126,7 +140,12 @@ def registered() -> list[Check]:
     """All checks, in the order of their levels and, inside a level, of their files."""
     for module in MODULES:
         importlib.import_module(f"library.preflight.{module}")
-    return sorted(_CHECKS.values(), key=lambda c: LEVELS.index(c.level))
+
+    def place(one: Check) -> tuple[int, int]:
+        module = one.function.__module__.rsplit(".", 1)[-1]
+        return LEVELS.index(one.level), MODULES.index(module) if module in MODULES else len(MODULES)
+
+    return sorted(_CHECKS.values(), key=place)
 
 
 def run_check(one: Check, context: Context) -> list[Problem]:
@@ -185,8 +204,15 @@ def merge(ours: Iterable[Problem], theirs: Iterable[Problem]) -> list[Problem]:
 
 def context_of(flags: Flags, machine: Machine | None = None, config: RunConfig | None = None, plan: Any = None) -> Context:
     """The context of a real run: its flags with their origins, the machine, and what has been resolved so far."""
-    return Context(flags=flags.values, machine=machine or Machine.read(), origins=flags.origins, script=flags.script, config=config,
-                   plan=plan, language=language_of())
+    return Context(
+        flags=flags.values,
+        machine=machine or Machine.read(),
+        origins=flags.origins,
+        script=flags.script,
+        config=config,
+        plan=plan,
+        language=language_of(),
+    )
 
 
 def later(context: Context, config: RunConfig | None, plan: Any) -> Context:

@@ -31,8 +31,10 @@ def rates(context: Context) -> Rates:
     unet = base if context.flag("unet_lr") is None else float(context.flag("unet_lr"))
     text = tuple(float(r) for r in text_rates(context)) or (base,)
     cached = context.flag("cache_text_encoder_outputs") or context.flag("cache_text_encoder_outputs_to_disk")
-    return Rates(None if context.flag("network_train_text_encoder_only") else unet,
-                 () if context.flag("network_train_unet_only") or cached else text)
+    return Rates(
+        None if context.flag("network_train_text_encoder_only") else unet,
+        () if context.flag("network_train_unet_only") or cached else text,
+    )
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,14 @@ class Kind:
 
 
 ORDINARY = Kind(1.01e-3, 5.01e-4)
-KINDS = {"lion": Kind(3.01e-4, 1.01e-4), "sgd": Kind(1e3, 1e3), "adafactor": Kind(2e-3, 1e-3), "adadelta": Kind(10.0, 10.0),
-         "rprop": Kind(0.1, 0.1), "adagrad": Kind(0.1, 0.1)}
+KINDS = {
+    "lion": Kind(3.01e-4, 1.01e-4),
+    "sgd": Kind(1e3, 1e3),
+    "adafactor": Kind(2e-3, 1e-3),
+    "adadelta": Kind(10.0, 10.0),
+    "rprop": Kind(0.1, 0.1),
+    "adagrad": Kind(0.1, 0.1),
+}
 """Beginning of the optimizer's name -> its rates; all others count as AdamW."""
 
 
@@ -78,8 +86,12 @@ def check_high_rate(context: Context) -> Iterator[Problem]:
         return
     strength = _alpha_part(context)
     if used.unet is not None and used.unet > kind.unet and not (strength <= 0.05 and used.unet <= 10 * kind.unet):
-        yield context.warn("rate_high", "--unet_lr" if context.flag("unet_lr") is not None else "--learning_rate",
-                           rate=f"{used.unet:g}", name=name)
+        yield context.warn(
+            "rate_high",
+            "--unet_lr" if context.flag("unet_lr") is not None else "--learning_rate",
+            rate=f"{used.unet:g}",
+            name=name,
+        )
     elif used.text and max(used.text) > max(kind.text, used.unet or 0.0):
         yield context.warn("rate_high.text", "--text_encoder_lr", rate=f"{max(used.text):g}")
 
@@ -104,11 +116,13 @@ def check_rate_and_alpha(context: Context) -> Iterator[Problem]:
     if finds_its_rate(name) or _relative_steps(context) or used.unet is None or not context.given("network_alpha"):
         return
     if dim >= 32 and _alpha_part(context) >= 0.5 and 5e-4 < used.unet <= kind_of(name).unet:
-        yield context.warn("rate_alpha", "--network_alpha", dim=dim, alpha=f"{context.flag('network_alpha'):g}",
-                           rate=f"{used.unet:g}")
+        yield context.warn(
+            "rate_alpha", "--network_alpha", dim=dim, alpha=f"{context.flag('network_alpha'):g}", rate=f"{used.unet:g}"
+        )
     elif dim >= 64 and 0 < _alpha_part(context) <= 0.02 and used.unet > 5e-4:
-        yield context.warn("rate_alpha.noise", "--learning_rate", dim=dim, alpha=f"{context.flag('network_alpha'):g}",
-                           rate=f"{used.unet:g}")
+        yield context.warn(
+            "rate_alpha.noise", "--learning_rate", dim=dim, alpha=f"{context.flag('network_alpha'):g}", rate=f"{used.unet:g}"
+        )
 
 
 @check("rate_low", level="words", row="F24")
@@ -128,23 +142,39 @@ def check_small_effect(context: Context) -> Iterator[Problem]:
     if finds_its_rate(optimizer_name(context)) or not highest or _relative_steps(context):
         return
     if part * highest < 1e-6 and highest >= 1e-5:
-        yield context.warn("effect_small", "--network_alpha", alpha=f"{context.flag('network_alpha'):g}",
-                           dim=context.flag("network_dim") or 4, part=f"{part:.3g}", rate=f"{highest:g}")
+        yield context.warn(
+            "effect_small",
+            "--network_alpha",
+            alpha=f"{context.flag('network_alpha'):g}",
+            dim=context.flag("network_dim") or 4,
+            part=f"{part:.3g}",
+            rate=f"{highest:g}",
+        )
 
 
 @check("alpha_over_dim", level="words", row="F12")
 def check_alpha(context: Context) -> Iterator[Problem]:
     """alpha above dim multiplies the effect and the risk of noise."""
     if context.flag("network_dim") and _alpha_part(context) > 1:
-        yield context.warn("alpha_over_dim", "--network_alpha", alpha=f"{context.flag('network_alpha'):g}",
-                           dim=context.flag("network_dim"), part=f"{_alpha_part(context):.3g}")
+        yield context.warn(
+            "alpha_over_dim",
+            "--network_alpha",
+            alpha=f"{context.flag('network_alpha'):g}",
+            dim=context.flag("network_dim"),
+            part=f"{_alpha_part(context):.3g}",
+        )
 
 
 @check("alpha_default", level="words", row="F24")
 def check_alpha_default(context: Context) -> Iterator[Problem]:
     """The default alpha of 1 weakens a high rank."""
     dim = context.flag("network_dim") or 4
-    if not context.given("network_alpha") and context.flag("network_alpha") == 1 and dim >= 8 and not context.flag("network_weights"):
+    if (
+        not context.given("network_alpha")
+        and context.flag("network_alpha") == 1
+        and dim >= 8
+        and not context.flag("network_weights")
+    ):
         yield context.note("alpha_default", "--network_alpha", dim=dim)
 
 

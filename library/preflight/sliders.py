@@ -10,22 +10,21 @@ from library.preflight.registry import Context, check
 from library.util.records import Problem
 
 
+def strengths(context: Context) -> dict[Any, float]:
+    """Folder -> slider strength of the subsets that have one, in a file or in the folder's name; 0 is neutral."""
+    return {
+        s.config.image_dir or s.config.metadata_file: s.config.slider_strength
+        for s in context.plan.subsets
+        if s.config.slider_strength is not None
+    }
+
+
 def is_slider(context: Context) -> bool:
     """Tell a slider run: a target preset was asked for, or a subset has a strength."""
-    if context.config is None:
-        return False
-    subsets = [s for part in context.config.data.parts for s in part.subsets]
-    return bool(context.flag("slider_lora_target")) or any(s.slider_strength is not None for s in subsets)
+    return bool(context.flag("slider_lora_target")) or bool(strengths(context))
 
 
-def strengths(context: Context) -> dict[Any, float]:
-    """Folder -> slider strength of the subsets that have one."""
-    assert context.config is not None
-    return {s.image_dir or s.metadata_file: s.slider_strength for part in context.config.data.parts for s in part.subsets
-            if s.slider_strength is not None}
-
-
-@check("slider_one_sign", level="files", needs=("config",))
+@check("slider_one_sign", level="data", needs=("config", "plan"))
 def check_signs(context: Context) -> Iterator[Problem]:
     """A slider needs pictures of both directions."""
     given = [s for s in strengths(context).values() if s]
@@ -33,19 +32,16 @@ def check_signs(context: Context) -> Iterator[Problem]:
         return
     if min(given) > 0 or max(given) < 0:
         up = min(given) > 0
-        yield context.stop("slider_one_sign", "slider_strength", side="above" if up else "below",
-                           strengths=", ".join(f"{s:g}" for s in sorted(set(given))), opposite=f"{-max(given, key=abs):g}")
+        yield context.warn(
+            "slider_one_sign",
+            "slider_strength",
+            side="above" if up else "below",
+            strengths=", ".join(f"{s:g}" for s in sorted(set(given))),
+            opposite=f"{-max(given, key=abs):g}",
+        )
 
 
-@check("slider_zero", level="files", needs=("config",))
-def check_zero(context: Context) -> Iterator[Problem]:
-    """At strength 0 an adapter gets no gradient."""
-    for folder, strength in strengths(context).items():
-        if strength == 0:
-            yield context.warn("slider_zero", "slider_strength", folder=folder)
-
-
-@check("slider_text", level="files", needs=("config",))
+@check("slider_text", level="data", needs=("config", "plan"))
 def check_text(context: Context) -> Iterator[Problem]:
     """A slider leaves the text encoder alone."""
     assert context.config is not None
@@ -53,7 +49,7 @@ def check_text(context: Context) -> Iterator[Problem]:
         yield context.warn("slider_text", "--text_encoder_lr", rate=", ".join(f"{r:g}" for r in text_rates(context)))
 
 
-@check("slider_steps", level="files", needs=("config",))
+@check("slider_steps", level="data", needs=("config", "plan"))
 def check_accumulation(context: Context) -> Iterator[Problem]:
     """Accumulated batches should hold every direction."""
     assert context.config is not None

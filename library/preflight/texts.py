@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import locale
-import os
 from collections.abc import Mapping
 from typing import Any
 
+from library.util.language import LANGUAGES, language_of
 from library.util.secrets import mask
 
-LANGUAGES = ("en", "ja")
+__all__ = ["LANGUAGES", "language_of", "table", "text"]
 
 
 def table(language: str) -> Mapping[str, tuple[str, str]]:
@@ -23,23 +22,3 @@ def text(key: str, language: str, values: Mapping[str, Any]) -> tuple[str, str]:
     what, remedy = table(language)[key]
     clean = {name: mask(str(value)) for name, value in values.items()}
     return what.format(**clean), remedy.format(**clean)
-
-
-def language_of(environment: Mapping[str, str] | None = None) -> str:
-    """Choose the language of messages: ``ja`` where the locale is Japanese, else English.
-
-    ``LC_ALL``, ``LC_MESSAGES`` and ``LANG`` decide in this order as for other programs; where none is set (Windows),
-    the system's own locale does. ``PREFLIGHT_LANGUAGE`` overrules all.
-    """
-    env = os.environ if environment is None else environment
-    chosen = env.get("PREFLIGHT_LANGUAGE", "")
-    if chosen in LANGUAGES:
-        return chosen
-    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
-        value = env.get(name)
-        if value:
-            return "ja" if value.lower().startswith(("ja", "japanese")) else "en"
-    if environment is not None:
-        return "en"
-    system = locale.getlocale()[0] or ""
-    return "ja" if system.lower().startswith(("ja", "japanese")) else "en"

@@ -1,4 +1,5 @@
 """What the checks say, in English: key -> (what is wrong, what to do). ``{names}`` are filled with the values seen."""
+# ruff: noqa: E501
 
 TEXTS: dict[str, tuple[str, str]] = {
     # --- the registry itself
@@ -283,7 +284,6 @@ TEXTS: dict[str, tuple[str, str]] = {
     # --- sliders
     "slider_one_sign": ("All slider pictures have a strength {side} 0 ({strengths}); a slider needs both directions.",
                         "Give the opposite folder slider_strength = {opposite}."),
-    "slider_zero": ("{folder} has slider_strength 0, at which the LoRA learns nothing.", "Leave the key out for neutral pictures."),
     "slider_unequal": ("The two sides of the slider are unequal: {positive} positive and {negative} negative pictures.",
                        "Equal numbers train both directions alike; repeats can balance them."),
     "slider_few": ("The slider has only {pairs} pairs.", "4 to 6 pairs are a good number."),

@@ -1,4 +1,5 @@
 """チェックの文言 (日本語)。英語の表と同じ鍵: key -> (何が問題か, どうすればよいか)。"""
+# ruff: noqa: E501
 
 TEXTS: dict[str, tuple[str, str]] = {
     # --- 登録簿
@@ -265,7 +266,6 @@ TEXTS: dict[str, tuple[str, str]] = {
     # --- スライダー
     "slider_one_sign": ("スライダー画像の強度がすべて 0 の片側だけです ({strengths}; {side} 0)。両方向が必要です。",
                         "反対側のフォルダに slider_strength = {opposite} を指定してください。"),
-    "slider_zero": ("{folder} の slider_strength は 0 で、LoRA は何も学習しません。", "中立の画像では、このキーを書かないでください。"),
     "slider_unequal": ("スライダーの両側の枚数が違います: 正 {positive} 枚、負 {negative} 枚。", "同じ枚数にすると両方向が均等に学習されます。繰り返し数でも調整できます。"),
     "slider_few": ("スライダーの組が {pairs} 組しかありません。", "4 から 6 組がよい数です。"),
     "slider_text": ("スライダーではテキストエンコーダを変えない方がよいのですが、学習率が {rate} です。", "--network_train_unet_only を追加してください。"),

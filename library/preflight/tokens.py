@@ -24,7 +24,7 @@ class Token:
 
     @property
     def fault(self) -> str:
-        """Why it cannot be a whole token: ``cut``, ``quoted``, ``placeholder``, ``spaced``, ``short``, ``shape``; "" = it can."""
+        """Why it cannot be a whole token: cut, quoted, placeholder, spaced, short, shape; "" = it can."""
         return fault_of(self.value)
 
 
@@ -46,7 +46,9 @@ def fault_of(value: str) -> str:
 
 def token_file(machine: Machine) -> Path:
     """The file in which ``hf auth login`` leaves the token in use."""
-    home = Path(machine.env.get("HF_HOME") or Path(machine.env.get("XDG_CACHE_HOME") or machine.home / ".cache") / "huggingface")
+    home = Path(
+        machine.env.get("HF_HOME") or Path(machine.env.get("XDG_CACHE_HOME") or machine.home / ".cache") / "huggingface"
+    )
     return Path(machine.env.get("HF_TOKEN_PATH") or home / "token")
 
 

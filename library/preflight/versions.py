@@ -9,15 +9,43 @@ from library.preflight.machine import normal
 from library.preflight.registry import Context, check
 from library.util.records import Problem
 
-NEEDED = ("torch", "diffusers", "transformers", "tokenizers", "accelerate", "safetensors", "huggingface-hub", "numpy", "pillow",
-          "toml", "tqdm", "packaging")
+NEEDED = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "safetensors",
+    "huggingface-hub",
+    "numpy",
+    "pillow",
+    "toml",
+    "tqdm",
+    "packaging",
+)
 """Packages without which nothing runs."""
-TESTED = {"torch": ">=2.6,<=2.13.0", "diffusers": ">=0.42,<0.43", "transformers": ">=5.6,<5.24", "tokenizers": ">=0.22,<0.24",
-          "accelerate": ">=1.10,<1.16", "safetensors": ">=0.5,<0.9", "huggingface-hub": ">=1.0,<3", "numpy": ">=2.0,<2.5",
-          "pillow": ">=11,<14", "peft": ">=0.17,<0.22"}
+TESTED = {
+    "torch": ">=2.6,<=2.13.0",
+    "diffusers": ">=0.42,<0.43",
+    "transformers": ">=5.6,<5.24",
+    "tokenizers": ">=0.22,<0.24",
+    "accelerate": ">=1.10,<1.16",
+    "safetensors": ">=0.5,<0.9",
+    "huggingface-hub": ">=1.0,<3",
+    "numpy": ">=2.0,<2.5",
+    "pillow": ">=11,<14",
+    "peft": ">=0.17,<0.22",
+}
 """Ranges that the project is tested with; requirements.txt says the same."""
-LATER = {"opencv-python": "4.10", "opencv-python-headless": "4.10", "scipy": "1.13", "pandas": "2.2.2", "matplotlib": "3.9",
-         "xformers": "0.0.27", "onnxruntime": "1.19"}
+LATER = {
+    "opencv-python": "4.10",
+    "opencv-python-headless": "4.10",
+    "scipy": "1.13",
+    "pandas": "2.2.2",
+    "matplotlib": "3.9",
+    "xformers": "0.0.27",
+    "onnxruntime": "1.19",
+}
 """First version of a package with compiled parts that was built for NumPy 2."""
 CORE = ("diffusers", "transformers", "tokenizers", "accelerate", "huggingface-hub", "safetensors", "torchvision", "torch")
 """Packages whose unmet requirements break the import of what every run needs (transformers imports torchvision)."""
@@ -86,9 +114,17 @@ def check_requirements(context: Context) -> Iterator[Problem]:
             if have is None or (wanted.marker is not None and not wanted.marker.evaluate({"extra": ""})):
                 continue
             if not wanted.specifier.contains(_public(have), prereleases=True):
-                yield context.problem("stop" if name in CORE else "warn", "versions_disagree", f"{name} {packages[name]}",
-                                      name=name, version=packages[name], other=wanted.name, wanted=str(wanted.specifier),
-                                      have=have, python=context.machine.executable)
+                yield context.problem(
+                    "stop" if name in CORE else "warn",
+                    "versions_disagree",
+                    f"{name} {packages[name]}",
+                    name=name,
+                    version=packages[name],
+                    other=wanted.name,
+                    wanted=str(wanted.specifier),
+                    have=have,
+                    python=context.machine.executable,
+                )
 
 
 def _public(version: str) -> str:
@@ -104,11 +140,20 @@ def check_numpy(context: Context) -> Iterator[Problem]:
     packages = context.machine.packages
     if Version(packages.get("numpy", "0")) < Version("2"):
         return
-    old = [f"{name} {packages[name]}" for name, first in LATER.items()
-           if name in packages and Version(_public(packages[name])) < Version(first)]
+    old = [
+        f"{name} {packages[name]}"
+        for name, first in LATER.items()
+        if name in packages and Version(_public(packages[name])) < Version(first)
+    ]
     if old:
-        yield context.stop("numpy_two", "numpy", old=", ".join(old), numpy=packages["numpy"], python=context.machine.executable,
-                           names=" ".join(o.split()[0] for o in old))
+        yield context.stop(
+            "numpy_two",
+            "numpy",
+            old=", ".join(old),
+            numpy=packages["numpy"],
+            python=context.machine.executable,
+            names=" ".join(o.split()[0] for o in old),
+        )
 
 
 @check("protobuf_new", level="words", row="F71")
@@ -122,8 +167,14 @@ def check_protobuf(context: Context) -> Iterator[Problem]:
         return
     for name, (first, major) in PROTOBUF_LIMIT.items():
         if name in packages and Version(packages[name]) < Version(first) and Version(protobuf) >= Version(major):
-            yield context.warn("protobuf_new", "protobuf", protobuf=protobuf, name=name, version=packages[name],
-                               python=context.machine.executable)
+            yield context.warn(
+                "protobuf_new",
+                "protobuf",
+                protobuf=protobuf,
+                name=name,
+                version=packages[name],
+                python=context.machine.executable,
+            )
 
 
 @check("wrong_library", level="words", row="F10")
@@ -158,7 +209,9 @@ def check_bitsandbytes(context: Context) -> Iterator[Problem]:
     version = context.machine.packages.get("bitsandbytes")
     name = optimizer_name(context)
     if version and needs_bitsandbytes(name) and context.machine.system == "Windows" and Version(version) < Version("0.43"):
-        yield context.stop("bitsandbytes_old", "--optimizer_type", name=name, version=version, python=context.machine.executable)
+        yield context.stop(
+            "bitsandbytes_old", "--optimizer_type", name=name, version=version, python=context.machine.executable
+        )
 
 
 def needs_bitsandbytes(name: str) -> bool:
@@ -181,8 +234,13 @@ def check_xformers_pair(context: Context) -> Iterator[Problem]:
     for line in context.machine.requires("xformers"):
         wanted = Requirement(line)
         if wanted.name == "torch" and not wanted.specifier.contains(_public(packages.get("torch", "0")), prereleases=True):
-            yield context.warn("xformers_pair", "--xformers", version=packages["xformers"], wanted=str(wanted.specifier),
-                               torch=packages.get("torch", "?"))
+            yield context.warn(
+                "xformers_pair",
+                "--xformers",
+                version=packages["xformers"],
+                wanted=str(wanted.specifier),
+                torch=packages.get("torch", "?"),
+            )
 
 
 @check("triton_missing", level="words", row="F39")
@@ -190,8 +248,12 @@ def check_triton(context: Context) -> Iterator[Problem]:
     """Compiling the model needs Triton; nothing else does."""
     if context.flag("torch_compile") and not ({"triton", "triton-windows", "pytorch-triton"} & set(context.machine.packages)):
         windows = context.machine.system == "Windows"
-        yield context.stop("triton_missing", "--torch_compile", package="triton-windows" if windows else "triton",
-                           python=context.machine.executable)
+        yield context.stop(
+            "triton_missing",
+            "--torch_compile",
+            package="triton-windows" if windows else "triton",
+            python=context.machine.executable,
+        )
 
 
 @check("deepspeed_missing", level="words", row="F82")

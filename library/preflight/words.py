@@ -9,9 +9,24 @@ from library.preflight.registry import Context, check
 from library.util.records import Problem
 from library.util.secrets import has_secret
 
-PATH_FLAGS = ("pretrained_model_name_or_path", "vae", "train_data_dir", "reg_data_dir", "in_json", "dataset_config", "output_dir",
-              "logging_dir", "resume", "network_weights", "sample_prompts", "conditioning_data_dir", "config_file",
-              "console_log_file", "tokenizer_cache_dir", "log_tracker_config")
+PATH_FLAGS = (
+    "pretrained_model_name_or_path",
+    "vae",
+    "train_data_dir",
+    "reg_data_dir",
+    "in_json",
+    "dataset_config",
+    "output_dir",
+    "logging_dir",
+    "resume",
+    "network_weights",
+    "sample_prompts",
+    "conditioning_data_dir",
+    "config_file",
+    "console_log_file",
+    "tokenizer_cache_dir",
+    "log_tracker_config",
+)
 SECRET_FLAGS = ("huggingface_token", "wandb_api_key")
 TRAINED_ENDINGS = (".safetensors", ".ckpt", ".pt")
 
@@ -53,7 +68,9 @@ def check_module_exists(context: Context) -> Iterator[Problem]:
     if str(name).startswith("lycoris"):
         yield context.stop("network_module_unknown.lycoris", "--network_module", name=name, python=context.machine.executable)
         return
-    own = sorted(f"networks.{p.stem}" for p in (context.machine.repository / "networks").glob("*.py") if not p.stem.startswith("_"))
+    own = sorted(
+        f"networks.{p.stem}" for p in (context.machine.repository / "networks").glob("*.py") if not p.stem.startswith("_")
+    )
     near = _near(str(name), own) or "networks.lora"
     yield context.stop("network_module_unknown", "--network_module", name=name, near=near)
 
@@ -122,10 +139,10 @@ def check_output_name(context: Context) -> Iterator[Problem]:
         return
     if re.search(r"[/\\]", name):
         yield context.stop("output_name_bad.path", "--output_name", name=name)
-    elif re.search(r'[<>:"|?*]', name) or name != name.rstrip(" ."):
-        yield context.stop("output_name_bad", "--output_name", name=name)
-    elif re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)", name):
-        yield context.stop("output_name_bad", "--output_name", name=name)
+    elif re.search(r'[<>:"|?*]', name) or name != name.rstrip(" .") or re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)", name):
+        yield context.problem(
+            "stop" if context.machine.system == "Windows" else "warn", "output_name_bad", "--output_name", name=name
+        )
     elif name.lower().endswith(TRAINED_ENDINGS):
         yield context.warn("output_name_bad.ending", "--output_name", name=name, plain=name.rsplit(".", 1)[0])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import random
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -37,11 +37,8 @@ def draw(family: Family, parts: Parts, job: Job, options: SampleOptions) -> list
     weighted captions); flow models differ in how they shift and guide, which their pipelines know.
     """
     strength = job.first.adapter_strength
-    with ExitStack() as stack:
-        if options.extra is not None:
-            stack.enter_context(options.extra())
-        if strength is not None and options.at_strength is not None:
-            stack.enter_context(options.at_strength(strength))
+    wanted = strength is not None and options.at_strength is not None
+    with options.at_strength(strength) if wanted else nullcontext():
         pipeline = family.pipeline(parts) if family.SPEC.target_space == "flow" else None
         with autocast(options):
             if pipeline is not None:

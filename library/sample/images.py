@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,7 +55,8 @@ def generate(family: Family, parts: Parts, lines: Sequence[PromptLine],
 
     A line's picture follows from its own seed: drawing it alone or among others gives the same up to rounding.
     """
-    drawn = dict(_each(family, parts, lines, options or SampleOptions()))
+    drawn: dict[int, Image.Image] = {}
+    _draw_all(family, parts, lines, options or SampleOptions(), drawn.__setitem__)
     return [drawn[position] for position in range(len(lines))]
 
 
@@ -65,11 +67,14 @@ def draw_samples(family: Family, parts: Parts, lines: Sequence[PromptLine], opti
     folder.mkdir(parents=True, exist_ok=True)
     log.info("drawing %d sample pictures at step %d", len(lines), place.step)
     written: dict[int, Drawn] = {}
-    for position, picture in _each(family, parts, lines, options):
+
+    def write(position: int, picture: Image.Image) -> None:
         line = lines[position]
         path = folder / file_name(place, line, time.localtime())
-        save_png(picture, path, describe(line))
+        save_png(picture, path, describe(fill(family, line, options)))
         written[position] = Drawn(path, line, place.step, place.epoch)
+
+    _draw_all(family, parts, lines, options, write)
     return [written[position] for position in range(len(lines))]
 
 
@@ -113,9 +118,9 @@ def encode_prompts(family: Family, parts: Parts, lines: Sequence[PromptLine],
                 for text in texts}
 
 
-def _each(family: Family, parts: Parts, lines: Sequence[PromptLine],
-          options: SampleOptions) -> Iterator[tuple[int, Image.Image]]:
-    """Draw the lines batch by batch; (position, picture) as they come."""
+def _draw_all(family: Family, parts: Parts, lines: Sequence[PromptLine], options: SampleOptions,
+              take: Callable[[int, Image.Image], None]) -> None:
+    """Draw the lines batch by batch and hand over (position, picture) as they come."""
     filled = [fill(family, line, options) for line in lines]
     if family.SPEC.target_space != "flow":
         for name in {line.sampler for line in filled}:
@@ -124,7 +129,8 @@ def _each(family: Family, parts: Parts, lines: Sequence[PromptLine],
         if line.controlnet_image is not None:
             log.warning("%s: control images play no part in sample pictures of a LoRA; the picture is drawn without %s",
                         line.prompt[:40], line.controlnet_image)
-    for job in jobs(filled, options.pixels):
-        with undisturbed(parts, options.device, options.modules):
-            pictures = draw(family, parts, job, options)
-        yield from zip(job.positions, pictures, strict=True)
+    further = nullcontext() if options.extra is None else options.extra()
+    with undisturbed(parts, options.device, options.modules), further:
+        for job in jobs(filled, options.pixels):
+            for position, picture in zip(job.positions, draw(family, parts, job, options), strict=True):
+                take(position, picture)

@@ -84,8 +84,7 @@ def report(config: RunConfig, family: Family, plan: DatasetPlan, argv: list[str]
         data=[DataLine(one.name, one.images, one.config.num_repeats, one.captioned, one.config.is_reg,
                        one.config.slider_strength) for one in plan.subsets],
         buckets=[(f"{size[0]}x{size[1]}", count) for part in range(len(plan.parts))
-                 for size, count in plan.bucket_counts(part)],
-        warnings=[f"{one.where}: {one.what}" for one in config.notes if one.severity == "warn"])
+                 for size, count in plan.bucket_counts(part)])
 
 
 def program() -> str:
@@ -95,7 +94,7 @@ def program() -> str:
 
 
 def _quoted(word: str) -> str:
-    return f'"{word}"' if any(mark in word for mark in ' "\\') and sys.platform == "win32" or " " in word else word
+    return f'"{word}"' if (any(mark in word for mark in ' "\\') and sys.platform == "win32") or " " in word else word
 
 
 def plain_settings(config: RunConfig) -> dict[str, str]:

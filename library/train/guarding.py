@@ -76,4 +76,5 @@ def first_bad(session: Session) -> str:
 
 def largest_change(session: Session) -> float:
     """Largest magnitude among the adapter's weights that begin at zero (the ``up`` half of a LoRA)."""
-    return max(float(norm) for norm in (adapter.norm() for adapter in session.network.adapters))
+    with torch.no_grad():
+        return max(float(adapter.norm()) for adapter in session.network.adapters)

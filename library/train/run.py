@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-
 import logging
 import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from library.config.resolve import Detected, resolve
 from library.config.show import text as show_config
@@ -20,15 +18,14 @@ from library.data.scan import scan
 from library.families import detect as detection, registry as families
 from library.families.interface import Family
 from library.flags import Flags
-from library.preflight import registry as preflight
+from library.preflight import guards, registry as preflight
 from library.util import frame, log as logs
+from library.util.hub_access import go_offline
 from library.util.records import Problem, UserError
 
 if TYPE_CHECKING:
     from library.config.run_config import RunConfig
 
-    from .loop import Feed, Length
-    from .session import Session
 
 log = logging.getLogger(__name__)
 IS_MAIN = os.environ.get("RANK", "0") == "0"
@@ -64,9 +61,14 @@ def run(argv: list[str], script: str) -> int:
     from . import stages
 
     config.save.output_dir.mkdir(parents=True, exist_ok=True)
-    material = stages.material(config, family, plan)
-    log.info("model loaded, %.1f s after the start", time.time() - start)
-    return stages.train(config, family, material, argv)
+    try:
+        material = stages.material(config, family, plan)
+        log.info("model loaded, %.1f s after the start", time.time() - start)
+        return stages.train(material, family, argv, checked.told)
+    except RuntimeError as error:
+        if not guards.is_out_of_memory(error):
+            raise
+        raise UserError(guards.out_of_memory(checked.context.flags, stages.memory_in_use())) from error
 
 
 @dataclass(frozen=True)
@@ -77,34 +79,55 @@ class Checked:
     family: Family
     plan: DatasetPlan
     context: preflight.Context
+    told: list[Problem]
+    """Warnings and notes that were shown."""
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What is known of a command before anything heavy is imported, with all that is wrong with it."""
+
+    config: RunConfig | None
+    plan: DatasetPlan | None
+    context: preflight.Context
+    problems: list[Problem]
+
+
+def examine(flags: Flags) -> Examined:
+    """Stages 2 to 4: decide everything, scan the pictures, run the cheap checks. Raises nothing."""
+    config, plan, theirs = None, None, []
+    context = preflight.context_of(flags)
+    hub = preflight.run(context, ("network",))  # asks only where the run needs the hub; detection would wait for it
+    if any(problem.check == "hub_unreachable.cached" for problem in hub):
+        go_offline()
+    if not any(problem.severity == "stop" for problem in hub):
+        try:
+            config = resolve(flags, detect)
+            theirs = list(config.notes)
+        except UserError as error:
+            theirs = error.problems
+    if config is not None:
+        spec = families.get(config.model.family).SPEC
+        plan = scan(config.data, ScanRules(spec.bucket_step, spec.cache_suffix, spec.text_cache_suffix,
+                                           config.cache.latents, config.loop.seed))
+    context = preflight.later(context, config, plan)
+    return Examined(config, plan, context, preflight.merge(preflight.run(context, preflight.CHEAP) + hub, theirs))
 
 
 def check(flags: Flags) -> Checked:
-    """Stages 2 to 4: decide everything, scan the pictures, run the cheap checks; all problems are shown together.
-
-    Raises UserError where one of them is a stop.
-    """
-    config, theirs = None, []
-    try:
-        config = resolve(flags, detect)
-        theirs = list(config.notes)
-    except UserError as error:
-        theirs = error.problems
-    plan = None
-    if config is not None:
-        spec = families.get(config.model.family).SPEC
-        plan = scan(config.data, ScanRules(spec.bucket_step, spec.cache_suffix, spec.text_cache_suffix))
-        theirs += plan.problems
-    context = preflight.context_of(flags, config=config, plan=plan)
-    tell(preflight.merge(preflight.run(context, preflight.CHEAP), theirs))
-    assert config is not None and plan is not None, "a stop has been raised"
-    return Checked(config, families.get(config.model.family), plan, context)
+    """The same for a run that is to start: all problems are shown together; UserError where one of them is a stop."""
+    found = examine(flags)
+    tell(found.problems)
+    assert found.config is not None and found.plan is not None, "a stop has been raised"
+    return Checked(found.config, families.get(found.config.model.family), found.plan, found.context, found.problems)
 
 
 def check_machine(checked: Checked) -> None:
-    """The checks that need torch, the network, or a trial in a process of its own."""
-    for levels in (("machine",), ("network",), ("probes",)):
-        tell(preflight.run(checked.context, levels))
+    """The checks that need torch, or a trial in a process of its own."""
+    for levels in (("machine",), ("probes",)):
+        problems = preflight.run(checked.context, levels)
+        tell(problems)
+        checked.told.extend(problems)
 
 
 def tell(problems: list[Problem]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,7 @@ import torch
 
 from library.config.run_config import RunConfig
 from library.config.show import to_json
-from library.data.feed import Feed, KohyaFeed
-from library.data.kohya_order import KohyaOrder
-from library.data.loading import Pictures, Setting, Sources, step_plan
+from library.data.loading import Feed, Pictures, Setting, Sources, check_lengths, step_plan
 from library.data.plan import DatasetPlan
 from library.families.interface import Family, Parts
 from library.report import trackers
@@ -23,8 +22,9 @@ from library.report.final_words import final_words
 from library.sample.prompts import read_prompts
 from library.save.hub import Uploader
 from library.util import frame
+from library.util.records import Problem
 
-from . import facts, prepare, seeds
+from . import caching, facts, prepare, seeds
 from .guarding import Guarding, PaceMark
 from .loop import Length, LoopTools, run_loop
 from .objectives import denoise
@@ -43,32 +43,45 @@ log = logging.getLogger(__name__)
 class Material:
     """What stages 5 and 6 leave: the loaded model, where batches come from, how long the run is."""
 
+    config: RunConfig
     accelerator: Any
     parts: Parts
     plan: DatasetPlan
     sources: Sources
     length: Length
-    order: KohyaOrder | None = None
-    """kohya's order of pictures, where it is to be reproduced."""
 
 
 def material(config: RunConfig, family: Family, plan: DatasetPlan) -> Material:
     """Stages 5 and 6: load the model, fill the caches, free what is no longer needed."""
     accelerator = prepare.open_accelerator(config)
+    config = with_one_seed(config, accelerator)
     processes = accelerator.num_processes
     steps = step_plan(plan, config.loop, processes)
+    check_lengths(steps)
     length = Length(steps.epochs, steps.steps, steps.batches, steps.accumulation, processes)
     announce(config, plan, length)
-    order = None
-    if config.loop.kohya_order:
-        order = KohyaOrder(plan, config.loop.seed, length.steps, length.accumulation, (accelerator.process_index, processes))
     seeds.seed_everything(config.loop.seed)
     precision = decide_precision(config.machine, prepare.has_accelerator())
     parts = prepare.load(config, family, accelerator.device, precision)
     if config.loop.kohya_order:
         seeds.skip_uniform_draws(seeds.default_init_draws(parts.denoiser))
-    sources = Sources()
-    return Material(accelerator, parts, plan, sources, length, order)
+    sources = caching.fill(config, family, plan, parts, caching.Place(accelerator, precision))
+    return Material(config, accelerator, parts, plan, sources, length)
+
+
+def with_one_seed(config: RunConfig, accelerator: Any) -> RunConfig:
+    """The same run with the main process's seed: each process has drawn one of its own where none was given."""
+    if accelerator.num_processes == 1:
+        return config
+    from accelerate.utils import broadcast_object_list
+
+    seed = broadcast_object_list([config.loop.seed])[0]
+    return replace(config, loop=replace(config.loop, seed=seed))
+
+
+def memory_in_use() -> int:
+    """Bytes that torch holds on the GPU; 0 without one."""
+    return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
 
 
 def announce(config: RunConfig, plan: DatasetPlan, length: Length) -> None:
@@ -88,17 +101,19 @@ def announce(config: RunConfig, plan: DatasetPlan, length: Length) -> None:
     log.info("total optimization steps: %d", length.steps)
 
 
-def session(config: RunConfig, family: Family, made: Material) -> tuple[Session, Any]:
+def session(made: Material, family: Family) -> tuple[Session, Any]:
     """Stages 7 and 8: hang the adapter on the model and make everything an object."""
+    config = made.config
     if not config.loop.kohya_order:
         seeds.seed_everything(seeds.derive(config.loop.seed, "adapter"))
     network = prepare.attach(config, family, made.parts)
     return prepare.prepare(config, family, made.parts, network, made.accelerator, made.length)
 
 
-def train(config: RunConfig, family: Family, made: Material, argv: list[str]) -> int:
-    """Stages 7 to 10: the adapter, the loop, the files; prints the last words."""
-    here, optimizer = session(config, family, made)
+def train(made: Material, family: Family, argv: list[str], told: list[Problem]) -> int:
+    """Stages 7 to 10: the adapter, the loop, the files; prints the last words. ``told`` are the checks' warnings."""
+    config = made.config
+    here, optimizer = session(made, family)
     fingerprint = facts.fingerprint(config, made.length)
     if config.loop.resume:
         frame.show(load_state(here, Path(config.loop.resume), fingerprint, made.length))
@@ -106,13 +121,14 @@ def train(config: RunConfig, family: Family, made: Material, argv: list[str]) ->
     model = facts.model_facts(config, family, made.parts)
     saving = Saving(config, facts.run_facts(config, model, made.plan, optimizer, made.length), fingerprint, made.length,
                     uploader(config))
-    telling = watch_and_tell(config, family, made, saving, argv)
+    telling = watch_and_tell(made, family, saving, argv)
+    telling.report.warnings += [f"{one.where}: {one.what}" for one in told if one.severity == "warn"]
     tools = LoopTools(
         objective=denoise, seed_batch=seed_policy(config), length=made.length,
-        watchers=watchers(config, made, saving, telling), max_grad_norm=config.optimizer.max_grad_norm,
+        watchers=watchers(made, saving, telling), max_grad_norm=config.optimizer.max_grad_norm,
         scale_weight_norms=config.network.scale_weight_norms)
     keep_config(config, telling.folder, made.accelerator.is_main_process)
-    run_loop(here, feed(config, made), tools)
+    run_loop(here, feed(made), tools)
     if made.accelerator.is_main_process:
         print("\n".join(final_words(telling.report)))
     return 0
@@ -138,20 +154,17 @@ def setting(config: RunConfig, length: Length) -> Setting:
                    upright=not config.loop.kohya_order)
 
 
-def feed(config: RunConfig, made: Material) -> Any:
+def feed(made: Material) -> Feed:
     """Batches for the loop."""
+    config = made.config
     pictures = Pictures(made.plan, setting(config, made.length), made.sources)
-    if made.order is not None:
-        return KohyaFeed(pictures, made.order)
-    typed = config.origins.get("max_data_loader_n_workers", "default") != "default"
-    return Feed(pictures, made.accelerator.process_index, made.accelerator.num_processes,
-                config.data.workers if typed else None, torch.cuda.is_available())
+    return Feed(pictures, made.accelerator.process_index, made.accelerator.num_processes, config.data.workers,
+                torch.cuda.is_available())
 
 
-def watch_and_tell(config: RunConfig, family: Family, made: Material, saving: Saving, argv: list[str]) -> Telling:
+def watch_and_tell(made: Material, family: Family, saving: Saving, argv: list[str]) -> Telling:
     """The watcher that keeps the run's record, with the trackers."""
-    import time
-
+    config = made.config
     sampling = Sampling(config, read_prompts(config.sample.prompts)) if config.sample.prompts else None
     start = trackers.Start(log=config.log, config=dict(facts.plain_settings(config)) if config.log.log_config else {},
                            when=time.localtime(), wandb_key=os.environ.get("WANDB_API_KEY"))
@@ -161,8 +174,9 @@ def watch_and_tell(config: RunConfig, family: Family, made: Material, saving: Sa
                    family.SPEC.loads_in.get(config.save.format, ()))
 
 
-def watchers(config: RunConfig, made: Material, saving: Saving, telling: Telling) -> tuple[Idle, ...]:
+def watchers(made: Material, saving: Saving, telling: Telling) -> tuple[Idle, ...]:
     """Everything that happens around the steps, in the order in which it happens."""
+    config = made.config
     guarding = Guarding(config.optimizer.unet_lr or config.optimizer.lr, saving)
     found: list[Idle] = [guarding, ProgressLine(made.length.steps, made.length.epochs), Journal(telling.folder / "log.jsonl")]
     if telling.sampling is not None:

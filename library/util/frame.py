@@ -11,20 +11,35 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
+from library.util.language import language_of
 from library.util.records import Problem
 
 ORDER = {"note": 0, "warn": 1, "stop": 2}
 WORDS = {
-    "en": {"stop": "STOP", "warn": "WARNING", "note": "NOTE", "remedy": "What to do: ",
-           "title": "Before the training starts: {stops} to mend, {warns} to know",
-           "title_stop": "The training did not start: {stops} to mend", "title_warn": "Good to know before the training starts",
-           "last": "Not started. The cause: {where}: {what}", "more": " (and {more} more above)",
-           "wrapper": "(The lines about a \"non-zero exit status\" below come from accelerate and add nothing.)"},
-    "ja": {"stop": "中止", "warn": "警告", "note": "メモ", "remedy": "対処: ",
-           "title": "学習を始める前の確認: 要修正 {stops} 件、注意 {warns} 件",
-           "title_stop": "学習を開始できませんでした: 要修正 {stops} 件", "title_warn": "学習開始前のお知らせ",
-           "last": "開始できませんでした。原因: {where}: {what}", "more": " (ほか {more} 件は上にあります)",
-           "wrapper": "(この下に出る accelerate の \"non-zero exit status\" は、終了したという知らせだけで、原因ではありません。)"},
+    "en": {
+        "stop": "STOP",
+        "warn": "WARNING",
+        "note": "NOTE",
+        "remedy": "What to do: ",
+        "title": "Before the training starts: {stops} to mend, {warns} to know",
+        "title_stop": "The training did not start: {stops} to mend",
+        "title_warn": "Good to know before the training starts",
+        "last": "Not started. The cause: {where}: {what}",
+        "more": " (and {more} more above)",
+        "wrapper": '(The lines about a "non-zero exit status" below come from accelerate and add nothing.)',
+    },
+    "ja": {
+        "stop": "中止",
+        "warn": "警告",
+        "note": "メモ",
+        "remedy": "対処: ",
+        "title": "学習を始める前の確認: 要修正 {stops} 件、注意 {warns} 件",
+        "title_stop": "学習を開始できませんでした: 要修正 {stops} 件",
+        "title_warn": "学習開始前のお知らせ",
+        "last": "開始できませんでした。原因: {where}: {what}",
+        "more": " (ほか {more} 件は上にあります)",
+        "wrapper": '(この下に出る accelerate の "non-zero exit status" は、終了したという知らせだけで、原因ではありません。)',
+    },
 }
 
 
@@ -145,8 +160,9 @@ def can_show(sample: str, encoding: str | None) -> bool:
         return False
 
 
-def show(problems: Iterable[Problem], stream: TextIO | None = None, language: str | None = None,
-         launched: bool | None = None) -> None:
+def show(
+    problems: Iterable[Problem], stream: TextIO | None = None, language: str | None = None, launched: bool | None = None
+) -> None:
     """Print problems in a frame, worst last, and repeat the cause of a stop as the very last line.
 
     Never raises UnicodeEncodeError: the frame falls back to ASCII, and Japanese to English words of the frame, where
@@ -157,7 +173,7 @@ def show(problems: Iterable[Problem], stream: TextIO | None = None, language: st
         return
     stream = sys.stderr if stream is None else stream
     encoding = stream.encoding
-    language = language or "en"
+    language = language or language_of()
     if not can_show(WORDS[language]["last"], encoding):
         language = "en"
     width = max(60, min(110, shutil.get_terminal_size((96, 24)).columns - 1))

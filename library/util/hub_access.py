@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+T = TypeVar("T")
+
 MOVED = {
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "runwayml/stable-diffusion-inpainting": "stable-diffusion-v1-5/stable-diffusion-inpainting",
@@ -15,8 +17,6 @@ MOVED = {
 def mirror_of(repo: str) -> str | None:
     """The present place of a repository that was removed; None where it was not, or no mirror is known."""
     return MOVED.get(repo.strip().lower())
-
-T = TypeVar("T")
 
 
 def present_place(repo: str) -> str:
@@ -44,3 +44,10 @@ def patiently(ask: Callable[..., T], *args: Any, **kwargs: Any) -> T:
             return ask(*args, token=False, **kwargs)
         except HfHubHTTPError:
             raise refused from None
+
+
+def go_offline() -> None:
+    """Let huggingface_hub use its cache alone from now on, where the hub was found to be out of reach."""
+    from huggingface_hub import constants
+
+    constants.HF_HUB_OFFLINE = True

@@ -11,8 +11,22 @@ from typing import TextIO
 
 from library.util.secrets import mask
 
-QUIET = ("accelerate", "httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "filelock", "PIL", "matplotlib", "xformers", "triton", "bitsandbytes", "fsspec",
-         "huggingface_hub.utils._http")
+QUIET = (
+    "accelerate",
+    "httpx",
+    "httpx2",
+    "httpcore",
+    "httpcore2",
+    "urllib3",
+    "filelock",
+    "PIL",
+    "matplotlib",
+    "xformers",
+    "triton",
+    "bitsandbytes",
+    "fsspec",
+    "huggingface_hub.utils._http",
+)
 """Libraries whose chatter below WARNING (or below ERROR: xformers, triton, bitsandbytes) says nothing about the training."""
 
 
@@ -57,7 +71,9 @@ def prepare_environment() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def set_up(level: str = "INFO", file: Path | None = None, simple: bool = False, stream: TextIO | None = None) -> logging.Handler:
+def set_up(
+    level: str = "INFO", file: Path | None = None, simple: bool = False, stream: TextIO | None = None
+) -> logging.Handler:
     """Send log lines to stderr, or to ``file`` in UTF-8, and return the handler in use.
 
     ``simple`` leaves out time and place (``--console_log_simple``); ``level`` is a name such as DEBUG

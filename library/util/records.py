@@ -90,8 +90,8 @@ class Target:
     """Index of its block in kohya's block order (25 blocks for SD), for block dims and block learning rates."""
     native: str | None = None
     """Dotted path in the original checkpoint's spelling, for files in ComfyUI's format; None = the same as ``path``."""
-    rows: tuple[int, int] | None = None
-    """(first row, number of rows) in the ``native`` module, where that one fuses several (qkv); None = all of it."""
+    fused: tuple[str, int, int] | None = None
+    """(path, first row, rows) in the module of the original that fuses this one with others (qkv); ``native`` is None then."""
 
 
 @dataclass(frozen=True)

@@ -71,8 +71,8 @@ def test_prediction_has_the_latents_shape_and_gradients_reach_the_targets(family
 
 
 def _unused(path: str) -> bool:
-    """Modules whose result a model drops: the text stream's end in the last joint block."""
-    return False
+    """Text queries may lead nowhere: a model drops the text half of its last joint block."""
+    return path.endswith("add_q_proj")
 
 
 def test_a_batch_is_predicted_as_its_items_are(family: Family, parts: Parts) -> None:

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import helpers
+import family_helpers as helpers
 import pytest
 import torch
 from safetensors.torch import save_file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import helpers
+import family_helpers as helpers
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -37,8 +37,8 @@ def test_targets_put_together_are_kohyas_modules_with_their_shapes(full_size: Pa
     rows: dict[str, list[tuple[int, int]]] = {}
     inputs: dict[str, int] = {}
     for target in sd3.adapter_targets(full_size):
-        name = target.name if target.root != "denoiser" else f"lora_unet_{(target.native or '').replace('.', '_')}"
-        rows.setdefault(name, []).append(target.rows or (0, target.module.weight.shape[0]))
+        name = f"lora_unet_{target.fused[0].replace('.', '_')}" if target.fused else target.name
+        rows.setdefault(name, []).append(target.fused[1:] if target.fused else (0, target.module.weight.shape[0]))
         inputs[name] = target.module.weight.shape[1]
     assert list(rows) == [name for name, _, _ in GOLDEN]
     for name, down, up in GOLDEN:

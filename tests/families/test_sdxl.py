@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import helpers
+import family_helpers as helpers
 import pytest
 import torch
 from safetensors.torch import save_file

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import helpers
+import family_helpers as helpers
 import hub_server
 import pytest
 

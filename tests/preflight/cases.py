@@ -27,8 +27,13 @@ def without(*names: str, **versions: str) -> dict[str, Any]:
     return {"packages": packages | {k.replace("_", "-"): v for k, v in versions.items()}}
 
 
-def card(name: str = "NVIDIA GeForce RTX 3060", capability: tuple[int, int] = (8, 6), free: float = 11.4, total: float = 12.0,
-         bf16: bool = True) -> dict[str, Any]:
+def card(
+    name: str = "NVIDIA GeForce RTX 3060",
+    capability: tuple[int, int] = (8, 6),
+    free: float = 11.4,
+    total: float = 12.0,
+    bf16: bool = True,
+) -> dict[str, Any]:
     """A machine with another graphics card; memory in GiB."""
     archs = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_120", "compute_120")
     return {"graphics": GpuReport((Gpu(name, capability, int(total * GIB), int(free * GIB), bf16),), archs)}
@@ -64,13 +69,22 @@ def slider(w: World, one: float = 0.5, other: float | None = -0.5, second: int =
     """A slider run over two folders."""
     write_folder(w.root / "side", "a", 12)
     write_folder(w.root / "side", "b", second)
-    lines = [f"[[datasets]]\nresolution = 64\nenable_bucket = true\nmin_bucket_reso = 64\nmax_bucket_reso = 128\n"
-             f"caption_extension = '.txt'\n[[datasets.subsets]]\nimage_dir = '{w.root / 'side' / 'a'}'\nslider_strength = {one}\n"
-             f"[[datasets.subsets]]\nimage_dir = '{w.root / 'side' / 'b'}'\n"]
+    lines = [
+        f"[[datasets]]\nresolution = 64\nenable_bucket = true\nmin_bucket_reso = 64\nmax_bucket_reso = 128\n"
+        f"caption_extension = '.txt'\n[[datasets.subsets]]\nimage_dir = '{w.root / 'side' / 'a'}'\nslider_strength = {one}\n"
+        f"[[datasets.subsets]]\nimage_dir = '{w.root / 'side' / 'b'}'\n"
+    ]
     lines += [f"slider_strength = {other}\n"] if other is not None else []
     path = put(w.root / "slider.toml", "".join(lines))
-    return w.full(**{"dataset_config": str(path), "train_data_dir": None, "text_encoder_lr": None,
-                     "network_train_unet_only": True, **flags})
+    return w.full(
+        **{
+            "dataset_config": str(path),
+            "train_data_dir": None,
+            "text_encoder_lr": None,
+            "network_train_unet_only": True,
+            **flags,
+        }
+    )
 
 
 def bmp_folder(w: World, *files: tuple[str, bytes]) -> Context:
@@ -113,6 +127,12 @@ def diffusers(w: World, remove: str = "", add: str = "", give: str = "") -> Cont
     if add:
         put(root / add, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9")
     return w.context(pretrained_model_name_or_path=str(root / give) if give else str(root))
+
+
+def big_picture(w: World) -> Context:
+    """The good data set with one picture of another size, without buckets."""
+    write_picture(w.data / "10_zob" / "big.png", (200, 100))
+    return w.full(enable_bucket=None, cache_latents=None, plan=False)
 
 
 def lora(w: World) -> Path:
@@ -200,30 +220,37 @@ WORDS: dict[str, Case] = {
     "python_version": lambda w: w.context(machine={"python": (3, 10, 6)}),
     "packages_missing": lambda w: w.context(machine=without("toml", "safetensors")),
     "versions_tested": lambda w: w.context(machine=without(diffusers="0.30.0")),
-    "versions_disagree": lambda w: w.context(machine={
-        "requires": lambda name: ("huggingface-hub<2.0",) if name == "transformers" else ()}),
+    "versions_disagree": lambda w: w.context(
+        machine={"requires": lambda name: ("huggingface-hub<2.0",) if name == "transformers" else ()}
+    ),
     "numpy_two": lambda w: w.context(machine=without(opencv_python="4.8.0.76")),
     "protobuf_new": lambda w: w.context(machine=without(tensorboard="2.9.1")),
     "wrong_library": lambda w: w.context(machine={"library_path": w.root / "kohya" / "library"}),
-    "venv_asleep": lambda w: (put(w.root / "venv" / "pyvenv.cfg", ""),
-                              w.context(machine={"in_venv": False, "repository": w.root}))[1],
-    "bitsandbytes_old": lambda w: w.context(optimizer_type="AdamW8bit",
-                                            machine={"system": "Windows", **without(bitsandbytes="0.41.1")}),
+    "venv_asleep": lambda w: (
+        put(w.root / "venv" / "pyvenv.cfg", ""),
+        w.context(machine={"in_venv": False, "repository": w.root}),
+    )[1],
+    "bitsandbytes_old": lambda w: w.context(
+        optimizer_type="AdamW8bit", machine={"system": "Windows", **without(bitsandbytes="0.41.1")}
+    ),
     "xformers_pair": lambda w: w.context(xformers=True, machine=without("xformers")),
     "triton_missing": lambda w: w.context(torch_compile=True, machine=without("triton")),
     "deepspeed_missing": lambda w: w.context(deepspeed=True),
     "visual_c_runtime": lambda w: w.context(machine={"system": "Windows", "system_files": lambda n: n != "msvcp140.dll"}),
     "store_python": lambda w: w.context(machine={"system": "Windows", "executable": "C:\\Users\\a\\WindowsApps\\python.exe"}),
     "token_shape": lambda w: w.context(pretrained_model_name_or_path="some/model", machine={"env": {"HF_TOKEN": "hf_abc..."}}),
-    "token_sources": lambda w: w.context(pretrained_model_name_or_path="some/model",
-                                         machine={"env": {"HF_TOKEN": TOKEN, "HUGGING_FACE_HUB_TOKEN": TOKEN + "x"}}),
+    "token_sources": lambda w: w.context(
+        pretrained_model_name_or_path="some/model", machine={"env": {"HF_TOKEN": TOKEN, "HUGGING_FACE_HUB_TOKEN": TOKEN + "x"}}
+    ),
     "model_moved": lambda w: w.context(pretrained_model_name_or_path="runwayml/stable-diffusion-v1-5"),
     "link_key": lambda w: w.context(pretrained_model_name_or_path="https://civitai.com/api/download/models/1?token=abcdef"),
 }
 
 FILES: dict[str, Case] = {
-    "hub_shadowed": lambda w: ((w.root / "some" / "model").mkdir(parents=True),
-                               w.context(pretrained_model_name_or_path="some/model"))[1],
+    "hub_shadowed": lambda w: (
+        (w.root / "some" / "model").mkdir(parents=True),
+        w.context(pretrained_model_name_or_path="some/model"),
+    )[1],
     "hub_half_download": hub_file,
     "output_dir_unwritable": lambda w: w.context(output_dir=str(w.model)),
     "output_exists": lambda w: (put(w.root / "out" / "mine-000010.safetensors", b"x"), w.context())[1],
@@ -233,38 +260,50 @@ FILES: dict[str, Case] = {
     "reg_inside_train": lambda w: w.context(reg_data_dir=str(w.data)),
     "folder_missing": lambda w: w.context(train_data_dir=str(w.root / "dta")),
     "slow_drive": lambda w: w.context(machine={"is_network_drive": lambda p: True}),
-    "letters_in_path": lambda w: w.context(optimizer_type="AdamW8bit", machine={"system": "Windows",
-                                                                                "executable": "C:\\Users\\Maroš\\python.exe"}),
+    "letters_in_path": lambda w: w.context(
+        optimizer_type="AdamW8bit", machine={"system": "Windows", "executable": "C:\\Users\\Maroš\\python.exe"}
+    ),
     "path_too_long": lambda w: w.context(output_dir="C:\\" + "a" * 240, machine={"system": "Windows"}),
     "adapter_file_missing": lambda w: w.context(network_weights=str(w.root / "none.safetensors")),
     "model_not_found": lambda w: w.context(pretrained_model_name_or_path=str(w.root / "models" / "bse.safetensors")),
-    "model_damaged": lambda w: w.context(pretrained_model_name_or_path=str(
-        write_safetensors(w.root / "half.safetensors", SD1, missing=100))),
+    "model_damaged": lambda w: w.context(
+        pretrained_model_name_or_path=str(write_safetensors(w.root / "half.safetensors", SD1, missing=100))
+    ),
     "model_ending": lambda w: w.context(pretrained_model_name_or_path=str(pickled(w.root / "renamed.safetensors"))),
     "model_kind": lambda w: w.context(pretrained_model_name_or_path=str(lora(w))),
     "model_folder": lambda w: w.context(pretrained_model_name_or_path=str(w.root / "models")),
     "model_folder_damaged": lambda w: diffusers(w, add="unet/more.safetensors"),
-    "model_inpainting": lambda w: w.context(pretrained_model_name_or_path=str(model(w, input_blocks__0__0__weight=(320, 9, 3, 3)))),
+    "model_inpainting": lambda w: w.context(
+        pretrained_model_name_or_path=str(model(w, input_blocks__0__0__weight=(320, 9, 3, 3)))
+    ),
     "model_script": lambda w: w.context("sdxl_train_network.py"),
     "model_version": lambda w: w.context(v2=True),
-    "model_prediction": lambda w: w.context(pretrained_model_name_or_path=str(
-        write_safetensors(w.root / "noob-vpred.safetensors", SD1))),
-    "model_scaled": lambda w: w.context(pretrained_model_name_or_path=str(
-        write_safetensors(w.root / "fp8.safetensors", {**SD1, "model.diffusion_model.out.scale_weight": (1,)}))),
+    "model_prediction": lambda w: w.context(
+        pretrained_model_name_or_path=str(write_safetensors(w.root / "noob-vpred.safetensors", SD1))
+    ),
+    "model_scaled": lambda w: w.context(
+        pretrained_model_name_or_path=str(
+            write_safetensors(w.root / "fp8.safetensors", {**SD1, "model.diffusion_model.out.scale_weight": (1,)})
+        )
+    ),
     "vae_file": lambda w: w.context(vae=str(lora(w))),
-    "model_incomplete": lambda w: w.context(pretrained_model_name_or_path=str(write_safetensors(
-        w.root / "unet.safetensors", {k: v for k, v in SD1.items() if k.startswith("model.")}))),
+    "model_incomplete": lambda w: w.context(
+        pretrained_model_name_or_path=str(
+            write_safetensors(w.root / "unet.safetensors", {k: v for k, v in SD1.items() if k.startswith("model.")})
+        )
+    ),
     "state_missing": lambda w: w.context(resume=str(w.root / "out" / "none-state")),
-    "state_broken": lambda w: (put(state(w) / "optimizer.bin", b"PK\x03\x04half"),
-                               w.context(resume=str(w.root / "out" / "mine-state")))[1],
+    "state_broken": lambda w: (
+        put(state(w) / "optimizer.bin", b"PK\x03\x04half"),
+        w.context(resume=str(w.root / "out" / "mine-state")),
+    )[1],
     "state_differs": lambda w: w.context(resume=str(state(w, run={"network_dim": 32}))),
     "resume_position": lambda w: w.context(resume=str(state(w))),
     "rank_differs": lambda w: w.context(network_weights=str(lora(w)), network_dim=64),
     "slider_one_sign": lambda w: slider(w, 0.5, 1.0),
-    "slider_zero": lambda w: slider(w, 0.5, 0.0),
     "slider_text": lambda w: slider(w, text_encoder_lr=[1e-4], network_train_unet_only=None),
     "slider_steps": lambda w: slider(w, gradient_accumulation_steps=3),
-    "image_sizes": lambda w: (write_picture(w.data / "10_zob" / "big.png", (200, 100)), w.full(enable_bucket=None, plan=False))[1],
+    "image_sizes": lambda w: big_picture(w),
 }
 
 DATA: dict[str, Case] = {
@@ -279,11 +318,16 @@ DATA: dict[str, Case] = {
     "captions_mojibake": lambda w: captions(w, lambda n: "zob, 縺ゅ＞, red"),
     "caption_secret": lambda w: captions(w, lambda n: f"zob, {TOKEN}"),
     "captions_orphan": lambda w: bmp_folder(w, *((f"lost{n}.txt", b"x") for n in range(4))),
-    "bucket_small": lambda w: (write_picture(w.data / "10_zob" / "wide.png", (256, 64)),
-                               w.full(train_batch_size=16, resolution="128,128", max_bucket_reso=256))[1],
+    "bucket_small": lambda w: (
+        write_picture(w.data / "10_zob" / "wide.png", (256, 64)),
+        w.full(train_batch_size=16, resolution="128,128", max_bucket_reso=256),
+    )[1],
     "images_small": lambda w: (write_picture(w.data / "10_zob" / "dot.png", (24, 24)), w.full())[1],
     "image_cut_off": lambda w: cut(w),
-    "reg_unused": lambda w: (write_folder(w.root / "reg", "1_class", 130, captions=False), w.full(reg_data_dir=str(w.root / "reg")))[1],
+    "reg_unused": lambda w: (
+        write_folder(w.root / "reg", "1_class", 130, captions=False),
+        w.full(reg_data_dir=str(w.root / "reg")),
+    )[1],
     "slider_unequal": lambda w: slider(w, second=3),
     "image_turned": turned,
     "image_transparent": lambda w: picture(w, "clear.png", "RGBA"),
@@ -314,7 +358,9 @@ MACHINE: dict[str, Case] = {
     "bf16_unsupported": lambda w: w.context(mixed_precision="bf16", machine=card("Tesla T4", (7, 5), bf16=False)),
     "fp16_faulty": lambda w: w.context(machine=card("NVIDIA GeForce GTX 1660", (7, 5), bf16=False)),
     "precision_none": lambda w: w.context(mixed_precision="no"),
-    "gpu_memory": lambda w: w.context(pretrained_model_name_or_path="some/model", resolution="1024,1024", train_batch_size=8, gradient_checkpointing=False),
+    "gpu_memory": lambda w: w.context(
+        pretrained_model_name_or_path="some/model", resolution="1024,1024", train_batch_size=8, gradient_checkpointing=False
+    ),
     "gpu_busy": lambda w: w.context(machine=card(free=4.0)),
     "memory_small": lambda w: w.context(machine={"memory_free": GIB // 2}),
     "disk_small": lambda w: w.context(save_every_n_steps=100, save_state=True, machine={"disk_free": lambda p: 10_000_000}),
@@ -335,7 +381,9 @@ PROBES: dict[str, Case] = {
     "module_probe": lambda w: w.context(network_module="json"),
     "xformers_probe": lambda w: trial_says(w.context(xformers=True), "NotImplementedError: No operator found"),
     "bitsandbytes_probe": lambda w: trial_says(w.context(optimizer_type="AdamW8bit"), "CUDA Setup failed"),
-    "tensorboard_probe": lambda w: trial_says(w.context(logging_dir="logs", machine=without(tensorflow="2.9")), "no attribute 'io'"),
+    "tensorboard_probe": lambda w: trial_says(
+        w.context(logging_dir="logs", machine=without(tensorflow="2.9")), "no attribute 'io'"
+    ),
     "half_probe": lambda w: trial_says(w.context(machine=card("NVIDIA GeForce GTX 1650", (7, 5))), "NaN"),
 }
 
@@ -349,6 +397,15 @@ def bad_schedule(w: World) -> Context:
 
 CPU_TORCH = TorchBuild("2.13.0+cpu", None, None)
 CASES: dict[str, Case] = {**WORDS, **FILES, **DATA, **MACHINE, **PROBES}
-ELSEWHERE = {"hub_token_refused", "hub_gated", "hub_not_found", "hub_unreachable", "hub_layout", "upload_token",
-             "tokenizer_probe", "layers_probe", "gpu_probe"}
+ELSEWHERE = {
+    "hub_token_refused",
+    "hub_gated",
+    "hub_not_found",
+    "hub_unreachable",
+    "hub_layout",
+    "upload_token",
+    "tokenizer_probe",
+    "layers_probe",
+    "gpu_probe",
+}
 """Checks whose bad runs stand in test_hub.py and test_probes.py."""

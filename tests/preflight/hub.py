@@ -14,13 +14,19 @@ GOOD, FINE, READ, OLD = (f"hf_{letter * 34}" for letter in "gfro")
 """Tokens: of a user with all rights, fine-grained without gated repositories, read only, expired."""
 USERS: dict[str, dict[str, Any]] = {
     GOOD: {"name": "anna", "auth": {"accessToken": {"role": "write"}}},
-    FINE: {"name": "finn", "auth": {"accessToken": {"role": "fineGrained", "fineGrained": {"canReadGatedRepos": False,
-                                                                                          "scoped": []}}}},
+    FINE: {
+        "name": "finn",
+        "auth": {"accessToken": {"role": "fineGrained", "fineGrained": {"canReadGatedRepos": False, "scoped": []}}},
+    },
     READ: {"name": "rita", "auth": {"accessToken": {"role": "read"}}},
 }
-FILES = {"public/model": ["model_index.json", "unet/config.json"], "gated/model": ["model_index.json"],
-         "single/file": ["README.md", "model.safetensors"], "some/lora": ["pytorch_lora_weights.safetensors"],
-         "empty/repo": ["README.md"]}
+FILES = {
+    "public/model": ["model_index.json", "unet/config.json"],
+    "gated/model": ["model_index.json"],
+    "single/file": ["README.md", "model.safetensors"],
+    "some/lora": ["pytorch_lora_weights.safetensors"],
+    "empty/repo": ["README.md"],
+}
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -58,14 +64,26 @@ class Hub(BaseHTTPRequestHandler):
             if repo == "gated/model" and token != GOOD:
                 return self.reply(403 if token else 401, {"error": "restricted"}, {"X-Error-Code": "GatedRepo"})
             return self.reply(200, {})
-        return self.reply(200, {"id": repo, "modelId": repo, "sha": "0" * 40, "gated": "auto" if repo == "gated/model" else False,
-                                "siblings": [{"rfilename": name} for name in FILES[repo]]})
+        return self.reply(
+            200,
+            {
+                "id": repo,
+                "modelId": repo,
+                "sha": "0" * 40,
+                "gated": "auto" if repo == "gated/model" else False,
+                "siblings": [{"rfilename": name} for name in FILES[repo]],
+            },
+        )
 
     def reply(self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         content = json.dumps(body).encode()
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(content)),
-                            "X-Error-Message": str(body.get("error", "")), **(headers or {})}.items():
+        for name, value in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(content)),
+            "X-Error-Message": str(body.get("error", "")),
+            **(headers or {}),
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":

@@ -89,8 +89,15 @@ def test_out_of_memory_lists_the_savers_that_are_not_on_in_order() -> None:
     savers = problem.remedy.split(": ")[1]
     assert savers.startswith("--gradient_checkpointing, --cache_latents, --train_batch_size 1")
     assert savers.endswith("--resolution 512.")
-    all_on = {"gradient_checkpointing": True, "cache_latents": True, "train_batch_size": 1, "mixed_precision": "fp16",
-              "network_train_unet_only": True, "network_dim": 4, "resolution": "512"}
+    all_on = {
+        "gradient_checkpointing": True,
+        "cache_latents": True,
+        "train_batch_size": 1,
+        "mixed_precision": "fp16",
+        "network_train_unet_only": True,
+        "network_dim": 4,
+        "resolution": "512",
+    }
     assert guards.out_of_memory(all_on, 2**30).check == "guard_memory.none"
 
 

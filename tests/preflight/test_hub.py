@@ -34,8 +34,15 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     hub.Hub.asked.clear()
 
 
-def ask(world: World, address: str, repo: str = "public/model", token: str = "", env: dict[str, str] | None = None,
-        level: Any = "network", **flags: Any) -> list[Problem]:
+def ask(
+    world: World,
+    address: str,
+    repo: str = "public/model",
+    token: str = "",
+    env: dict[str, str] | None = None,
+    level: Any = "network",
+    **flags: Any,
+) -> list[Problem]:
     """All problems of a level for a hub model, with a token in HF_TOKEN."""
     environment = {"HF_ENDPOINT": address, **({"HF_TOKEN": token} if token else {}), **(env or {})}
     machine = {"env": environment, "home": world.root / "home"}
@@ -110,9 +117,12 @@ def test_no_connection_and_no_name_are_told_apart(world: World) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     assert keys(ask(world, f"http://127.0.0.1:{port}")) == [("stop", "hub_unreachable.connection")]
-    for error, reason in ((OSError("[Errno 11001] getaddrinfo failed"), "dns"),
-                          (OSError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed"), "ssl"),
-                          (OSError("Unable to connect to proxy"), "proxy"), (TimeoutError("timed out"), "timeout")):
+    for error, reason in (
+        (OSError("[Errno 11001] getaddrinfo failed"), "dns"),
+        (OSError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed"), "ssl"),
+        (OSError("Unable to connect to proxy"), "proxy"),
+        (TimeoutError("timed out"), "timeout"),
+    ):
         assert hub_client.why_unreachable(error) == reason
 
 
@@ -146,9 +156,19 @@ def test_a_local_model_asks_no_hub(world: World, address: str) -> None:
     assert hub.Hub.asked == []
 
 
-@pytest.mark.parametrize(("value", "fault"), [
-    ("hf_AbCd...", "cut"), ('"hf_' + "a" * 34 + '"', "quoted"), ("<your_token>", "placeholder"), ("hf_xxxxxxxxxxxxxxxx", "placeholder"),
-    ("hf_abc def" + "a" * 30, "spaced"), ("hf_AbCdEf", "short"), ("abcdefgh12345678", "shape"), ("hf_" + "aB3" * 11 + "a", "")])
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        ("hf_AbCd...", "cut"),
+        ('"hf_' + "a" * 34 + '"', "quoted"),
+        ("<your_token>", "placeholder"),
+        ("hf_xxxxxxxxxxxxxxxx", "placeholder"),
+        ("hf_abc def" + "a" * 30, "spaced"),
+        ("hf_AbCdEf", "short"),
+        ("abcdefgh12345678", "shape"),
+        ("hf_" + "aB3" * 11 + "a", ""),
+    ],
+)
 def test_a_token_is_judged_by_its_shape(value: str, fault: str) -> None:
     assert tokens.fault_of(value) == fault
 
@@ -169,8 +189,11 @@ def test_the_installed_client_resolves_tokens_in_the_same_order(tmp_path: Path, 
     file = tmp_path / "token"
     file.write_text("hf_file\n", encoding="utf-8")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(file))
-    for env, expected in (({"HF_TOKEN": "hf_new", "HUGGING_FACE_HUB_TOKEN": "hf_old"}, "hf_new"),
-                          ({"HUGGING_FACE_HUB_TOKEN": "hf_old"}, "hf_old"), ({}, "hf_file")):
+    for env, expected in (
+        ({"HF_TOKEN": "hf_new", "HUGGING_FACE_HUB_TOKEN": "hf_old"}, "hf_new"),
+        ({"HUGGING_FACE_HUB_TOKEN": "hf_old"}, "hf_old"),
+        ({}, "hf_file"),
+    ):
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
             monkeypatch.delenv(name, raising=False)
         for name, value in env.items():
@@ -189,8 +212,12 @@ def test_a_refused_token_is_left_out_where_the_repository_is_public(address: str
     assert patiently(HfApi(endpoint=address).model_info, "public/model").id == "public/model"
     with pytest.raises(HfHubHTTPError):
         patiently(HfApi(endpoint=address).model_info, "private/model")
-    assert hub.Hub.asked == ["/api/models/public/model token", "/api/models/public/model open",
-                             "/api/models/private/model token", "/api/models/private/model open"]
+    assert hub.Hub.asked == [
+        "/api/models/public/model token",
+        "/api/models/public/model open",
+        "/api/models/private/model token",
+        "/api/models/private/model open",
+    ]
 
 
 def test_no_message_about_tokens_holds_any_part_of_one(world: World, address: str) -> None:

@@ -20,7 +20,8 @@ def test_the_installed_tokenizer_turns_a_known_text_into_known_numbers(world: Wo
 
 
 def test_a_tokenizer_of_another_generation_stops_the_run_and_names_both_versions(
-        world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import transformers
 
     def broken(*args: Any, **kwargs: Any) -> Any:

@@ -19,18 +19,21 @@ from library.preflight.machine import Machine
 from library.preflight.registry import Context, context_of, later, registered, run_check
 from library.util.records import Problem
 
-SD1 = {"model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
-       "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 768),
-       "model.diffusion_model.time_embed.0.weight": (8, 8),
-       "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": (8, 768),
-       "first_stage_model.decoder.conv_in.weight": (8, 4, 3, 3)}
+SD1 = {
+    "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
+    "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 768),
+    "model.diffusion_model.time_embed.0.weight": (8, 8),
+    "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": (8, 768),
+    "first_stage_model.decoder.conv_in.weight": (8, 4, 3, 3),
+}
 """Names and shapes that make a file a Stable Diffusion 1.x checkpoint."""
 LORA = {"lora_unet_x.lora_down.weight": (4, 32), "lora_unet_x.lora_up.weight": (32, 4), "lora_unet_x.alpha": ()}
 VAE = {"encoder.conv_in.weight": (8, 3, 3, 3), "decoder.conv_in.weight": (8, 4, 3, 3)}
 
 
-def write_safetensors(path: Path, shapes: Mapping[str, tuple[int, ...]], missing: int = 0,
-                      metadata: Mapping[str, str] | None = None) -> Path:
+def write_safetensors(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], missing: int = 0, metadata: Mapping[str, str] | None = None
+) -> Path:
     """Write a .safetensors of zeros in fp16; ``missing`` bytes are left out at its end."""
     entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
@@ -64,9 +67,14 @@ def write_folder(root: Path, name: str, count: int = 12, captions: bool = True, 
 
 def write_diffusers(root: Path) -> Path:
     """A diffusers folder of Stable Diffusion 1.x with all its parts, each a file with a header."""
-    index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"],
-             "vae": ["diffusers", "AutoencoderKL"], "text_encoder": ["transformers", "CLIPTextModel"],
-             "tokenizer": ["transformers", "CLIPTokenizer"], "scheduler": ["diffusers", "DDIMScheduler"]}
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+    }
     root.mkdir(parents=True)
     (root / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
     configs = {"unet": {"cross_attention_dim": 768, "in_channels": 4}, "vae": {}, "text_encoder": {"hidden_size": 768}}
@@ -95,25 +103,53 @@ class World:
 
     def good(self) -> dict[str, Any]:
         """Flags of a run with which nothing is wrong."""
-        return {"pretrained_model_name_or_path": str(self.model), "train_data_dir": str(self.data),
-                "output_dir": str(self.root / "out"), "output_name": "mine", "network_module": "networks.lora",
-                "network_dim": 8, "network_alpha": 4.0, "resolution": "64,64", "learning_rate": 1e-4, "text_encoder_lr": [5e-5],
-                "max_train_steps": 1000, "mixed_precision": "fp16", "caption_extension": ".txt", "enable_bucket": True,
-                "min_bucket_reso": 64, "max_bucket_reso": 128, "shuffle_caption": True, "keep_tokens": 1, "seed": 1,
-                "gradient_checkpointing": True, "cache_latents": True}
+        return {
+            "pretrained_model_name_or_path": str(self.model),
+            "train_data_dir": str(self.data),
+            "output_dir": str(self.root / "out"),
+            "output_name": "mine",
+            "network_module": "networks.lora",
+            "network_dim": 8,
+            "network_alpha": 4.0,
+            "resolution": "64,64",
+            "learning_rate": 1e-4,
+            "text_encoder_lr": [5e-5],
+            "max_train_steps": 1000,
+            "mixed_precision": "fp16",
+            "caption_extension": ".txt",
+            "enable_bucket": True,
+            "min_bucket_reso": 64,
+            "max_bucket_reso": 128,
+            "shuffle_caption": True,
+            "keep_tokens": 1,
+            "seed": 1,
+            "gradient_checkpointing": True,
+            "cache_latents": True,
+        }
 
     def context(self, script: str = "train_network.py", machine: dict[str, Any] | None = None, **flags: Any) -> Context:
         """A context of flags alone, without parsing; a value of None means "not given"."""
         wanted = {**self.good(), **flags}
         values = {name: flag.default for name, flag in flags_of(script).items()}
         values.update({name: value for name, value in wanted.items() if value is not None})
-        values.update({name: flags_of(script)[name].default for name, value in wanted.items()
-                       if value is None and name in flags_of(script)})
+        values.update(
+            {
+                name: flags_of(script)[name].default
+                for name, value in wanted.items()
+                if value is None and name in flags_of(script)
+            }
+        )
         origins = {name: "command line" for name, value in wanted.items() if value is not None}
         return Context(values, Machine.fake(**(machine or {})), origins, script, cwd=self.root)
 
-    def full(self, script: str = "train_network.py", machine: dict[str, Any] | None = None, family: str = "sd1",
-             plan: bool = True, **flags: Any) -> Context:
+    def full(
+        self,
+        script: str = "train_network.py",
+        machine: dict[str, Any] | None = None,
+        family: str = "sd1",
+        plan: bool = True,
+        **flags: Any,
+    ) -> Context:
         """A context that went through parse, resolve and scan."""
         made = parse(self.argv(**flags), script)
         config = resolve(made, lambda source, flags: Detected(family))

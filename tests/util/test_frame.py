@@ -14,7 +14,7 @@ import pytest
 from library.util import frame, log
 from library.util.records import Problem
 
-STOP = Problem("--resolution", "\"512;512\" is not a size.", "Write --resolution=512,512.", "stop")
+STOP = Problem("--resolution", '"512;512" is not a size.', "Write --resolution=512,512.", "stop")
 WARN = Problem("GPU", "The card is busy.", "Close other programs.", "warn")
 NOTE = Problem("steps", "12 pictures = 120 steps.", "", "note")
 
@@ -38,7 +38,11 @@ def test_the_worst_comes_last_and_the_cause_is_the_last_line() -> None:
     out = stream("utf-8")
     frame.show([STOP, WARN, NOTE], out, launched=False)
     lines = written(out).strip().splitlines()
-    heads = [line.split()[1] for line in lines if line[:1] == "┃" and line.split()[1:2] and line.split()[1] in ("STOP", "WARNING", "NOTE")]
+    heads = [
+        line.split()[1]
+        for line in lines
+        if line[:1] == "┃" and line.split()[1:2] and line.split()[1] in ("STOP", "WARNING", "NOTE")
+    ]
     assert heads == ["NOTE", "WARNING", "STOP"]
     assert lines[-1] == 'Not started. The cause: --resolution: "512;512" is not a size.'
 
@@ -122,6 +126,11 @@ def test_a_log_file_is_utf8(tmp_path: Path) -> None:
 def test_prints_to_a_japanese_or_western_pipe_end_no_run() -> None:
     code = "from library.util import log; log.safe_streams(); print('é 日本語 🙂 ━')"
     for encoding in ("cp932", "cp1252", "ascii"):
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=Path(__file__).resolve().parents[2],
-                              env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            cwd=Path(__file__).resolve().parents[2],
+            env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+            timeout=60,
+        )
         assert done.returncode == 0, done.stderr

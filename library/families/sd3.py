@@ -1,0 +1,321 @@
+"""Stable Diffusion 3 and 3.5: a transformer of joint blocks over latents, two CLIP encoders and T5."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from library.families import clip, flow, native, source, t5, tiny as tiny_models, vae, weights
+from library.families.interface import FamilySpec, Header, LoadRequest, PadRule, Parts, TextSlot
+from library.families.native import Native
+from library.families.unet_models import run_dtype
+from library.util.records import Cond, Problem, Target, UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from library.diffusion.schedule import Noised, Schedule
+
+MODEL_FLAG = "--pretrained_model_name_or_path"
+ROLES = {
+    "text-stream": (r"\.attn\.(add_[qkv]_proj|to_add_out)$", r"\.ff_context\.net\.", r"\.norm1_context\.linear$"),
+    "self-attention": (r"\.attn2?\.to_(q|k|v|out\.0)$",),
+    "feed-forward": (r"\.ff\.net\.",),
+    "projection": (r"^proj_out$", r"^context_embedder$"),
+    "modulation": (r"\.norm1\.linear$", r"^norm_out\.linear$"),
+    "time": (r"^time_text_embed\.",),
+}
+SPEC = FamilySpec(
+    name="sd3",
+    title="Stable Diffusion 3 / 3.5",
+    scripts=("sd3_train_network.py",),
+    target_space="flow",
+    latent_channels=16,
+    vae_factor=8,
+    bucket_step=16,
+    default_resolution=1024,
+    text_slots=(TextSlot("text_encoder", "lora_te1"), TextSlot("text_encoder_2", "lora_te2"),
+                TextSlot("text_encoder_3", "lora_te3", max_length=256, trainable=False)),
+    cond_padding={"lg_out": PadRule(), "lg_pooled": PadRule(), "t5_out": PadRule(dim=1), "t5_attn_mask": PadRule(dim=1)},
+    cache_suffix="_sd3",
+    cache_raw=False,
+    text_cache_suffix="_sd3_te",
+    roles=ROLES,
+    never_touch=(r"add_[qkv]_proj", r"to_add_out", r"_context", r"context_embedder", r"text_embedder"),
+    loads_in={"diffusers": ("diffusers", "ComfyUI")},
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of this family, named like their flags."""
+
+    clip_l: str | None = None
+    clip_g: str | None = None
+    t5xxl: str | None = None
+    t5xxl_max_token_length: int | None = None
+    weighting_scheme: str = "uniform"
+    logit_mean: float = 0.0
+    logit_std: float = 1.0
+    mode_scale: float = 1.29
+    training_shift: float = 1.0
+
+
+STREAMS = (
+    ("context_block", (("attn.add_q_proj", "attn.qkv", 0), ("attn.add_k_proj", "attn.qkv", 1),
+                       ("attn.add_v_proj", "attn.qkv", 2), ("attn.to_add_out", "attn.proj", None),
+                       ("ff_context.net.0.proj", "mlp.fc1", None), ("ff_context.net.2", "mlp.fc2", None),
+                       ("norm1_context.linear", "adaLN_modulation.1", None),
+                       ("attn.norm_added_q", "attn.ln_q", None), ("attn.norm_added_k", "attn.ln_k", None))),
+    ("x_block", (("attn.to_q", "attn.qkv", 0), ("attn.to_k", "attn.qkv", 1), ("attn.to_v", "attn.qkv", 2),
+                 ("attn.to_out.0", "attn.proj", None), ("attn2.to_q", "attn2.qkv", 0), ("attn2.to_k", "attn2.qkv", 1),
+                 ("attn2.to_v", "attn2.qkv", 2), ("attn2.to_out.0", "attn2.proj", None), ("ff.net.0.proj", "mlp.fc1", None),
+                 ("ff.net.2", "mlp.fc2", None), ("norm1.linear", "adaLN_modulation.1", None),
+                 ("attn.norm_q", "attn.ln_q", None), ("attn.norm_k", "attn.ln_k", None),
+                 ("attn2.norm_q", "attn2.ln_q", None), ("attn2.norm_k", "attn2.ln_k", None))),
+)  # fmt: skip
+"""Original half of a joint block -> diffusers' path, original path, third of a fused module; in kohya's order."""
+ROOT = {"pos_embed.pos_embed": Native("pos_embed", leaf=""), "pos_embed.proj": Native("x_embedder.proj"),
+        "context_embedder": Native("context_embedder"), "proj_out": Native("final_layer.linear"),
+        "norm_out.linear": Native("final_layer.adaLN_modulation.1", swapped=True),
+        **{f"time_text_embed.{a}.linear_{n}": Native(f"{b}.mlp.{layer}") for n, layer in ((1, 0), (2, 2))
+           for a, b in (("timestep_embedder", "t_embedder"), ("text_embedder", "y_embedder"))}}  # fmt: skip
+
+
+def native_modules(config: Mapping[str, Any]) -> dict[str, Native]:
+    """diffusers' path of every module with weights -> its original place; block modules first, in kohya's order."""
+    width, last = config["num_attention_heads"] * config["attention_head_dim"], config["num_layers"] - 1
+    found: dict[str, Native] = {}
+    for i in range(config["num_layers"]):
+        for half, table in STREAMS:
+            for path, original, part in table:
+                rows = None if part is None else (part * width, width)
+                # The last block's text half only scales and shifts; the original has these two the other way round.
+                swapped = i == last and path == "norm1_context.linear"
+                found[f"transformer_blocks.{i}.{path}"] = Native(f"joint_blocks.{i}.{half}.{original}", rows, swapped)
+    return found | ROOT
+
+
+def matches(header: Header) -> bool:
+    """Tell an SD3 or 3.5 transformer, in either spelling, from tensor names."""
+    ours = "transformer_blocks.0.norm1_context.linear.weight" in header.shapes and "pos_embed.proj.weight" in header.shapes
+    return "joint_blocks.0.x_block.attn.qkv.weight" in header.shapes or ours
+
+
+def matches_index(model_index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Tell an SD3 folder by its transformer's class."""
+    return (model_index.get("transformer") or [None, ""])[1] == "SD3Transformer2DModel"
+
+
+def hints(header: Header) -> dict[str, Any]:
+    """Nothing."""
+    return {}
+
+
+def index_hints(model_index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Nothing."""
+    return {}
+
+
+def base_version(options: Options) -> str:
+    """kohya's ``ss_base_model_version``."""
+    return "sd3"
+
+
+def architecture(options: Options) -> str:
+    """``modelspec.architecture``."""
+    return "stable-diffusion-3"
+
+
+TEXTS = (("text_encoder", "tokenizer", "clip_l", "<|endoftext|>"), ("text_encoder_2", "tokenizer_2", "clip_g", "!"))
+
+
+def load(request: LoadRequest) -> Parts:
+    """Load from a diffusers folder or hub id, or a single file with --clip_l, --clip_g and --t5xxl where it lacks them."""
+    folders = ("scheduler", "transformer", "vae", *(f"{n}{i}" for n in ("text_encoder", "tokenizer") for i in ("", "_2", "_3")))
+    path = source.locate(request.source, MODEL_FLAG, folders, request.dtype)
+    parts = _from_folder(path, request) if path.is_dir() else _from_files(path, request)
+    if request.vae and "vae" in request.parts:
+        place = source.locate(request.vae, "--vae")
+        parts.vae = vae.load(place, source.asset("sd3.json")["vae"], request.vae_dtype, request.device)
+    parts.source, parts.name_or_path = request.source, str(path)
+    return parts
+
+
+def build_transformer(config: Mapping[str, Any], header: Header, request: LoadRequest) -> Any:
+    """SD3Transformer2DModel of ``config`` with the weights in ``header``, in either spelling."""
+    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+
+    model = weights.empty(lambda: SD3Transformer2DModel.from_config(dict(config)))
+    found = native.places(header, list(model.state_dict()), native_modules(model.config), "x_embedder.proj.weight")
+    return weights.fill(model, found, weights.torch_dtype(request.dtype), request.device, "the transformer")
+
+
+def _from_folder(path: Path, request: LoadRequest) -> Parts:
+    configs = source.complete(path, MODEL_FLAG, ("transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"))
+    dtype, device = request.dtype, request.device
+    parts = Parts(None, None, [], [], request.options, dict(configs.get("scheduler") or source.asset("sd3.json")["scheduler"]))
+    if "denoiser" in request.parts:
+        parts.denoiser = build_transformer(configs["transformer"], weights.folder_weights(path / "transformer", dtype), request)
+    if "text" in request.parts:
+        for part, tokenizer, _, pad in TEXTS:
+            found = clip.places(weights.folder_weights(path / part, dtype), "")
+            parts.text_encoders.append(clip.build(configs[part], found, dtype, device, projection=True))
+            parts.tokenizers.append(clip.load_tokenizer(path / tokenizer, pad))
+        third = weights.folder_weights(path / "text_encoder_3", dtype)
+        parts.text_encoders.append(t5.build(configs["text_encoder_3"], third, dtype, device))
+        parts.tokenizers.append(t5.load_tokenizer(path / "tokenizer_3"))
+    if "vae" in request.parts and not request.vae:
+        header = weights.folder_weights(path / "vae", request.vae_dtype)
+        parts.vae = vae.build(configs["vae"], header, request.vae_dtype, device)
+    return parts
+
+
+def _from_files(path: Path, request: LoadRequest) -> Parts:
+    header, configs = weights.usable(weights.read_header(path)), source.asset("sd3.json")
+    files = _text_files(path, header, request)
+    parts = Parts(None, None, [], [], request.options, dict(configs["scheduler"]))
+    if "denoiser" in request.parts:
+        parts.denoiser = build_transformer(configs["transformer"] | _sizes(header), header, request)
+    if "text" in request.parts:
+        for part, _, name, pad in TEXTS:
+            inside = f"text_encoders.{name}.transformer."
+            prefix = next((p for p in (inside, f"{name}.transformer.") if any(n.startswith(p) for n in files[name].shapes)), "")
+            found = clip.places(files[name], prefix)
+            parts.text_encoders.append(clip.build(configs[part], found, request.dtype, request.device, projection=True))
+            parts.tokenizers.append(clip.shipped_tokenizer(pad))
+        parts.text_encoders.append(t5.build(configs["text_encoder_3"], files["t5xxl"], request.dtype, request.device))
+        parts.tokenizers.append(t5.load_tokenizer(None))
+    if "vae" in request.parts and not request.vae:
+        parts.vae = vae.build(configs["vae"], header, request.vae_dtype, request.device)
+    return parts
+
+
+def _text_files(path: Path, header: Header, request: LoadRequest) -> dict[str, Header]:
+    """Where each text encoder comes from: its own file, else the checkpoint; says at once all that is lacking."""
+    options, found, lacks = request.options, {}, []
+    for name, given in (("clip_l", options.clip_l), ("clip_g", options.clip_g), ("t5xxl", options.t5xxl)):
+        if given and "text" in request.parts:
+            found[name] = weights.usable(weights.read_header(source.locate(given, f"--{name}")))
+        elif any(n.startswith(f"text_encoders.{name}.") for n in header.shapes):
+            found[name] = header
+        elif "text" in request.parts:
+            lacks.append(f"--{name}")
+    if "vae" in request.parts and not request.vae and not vae.is_vae(header):
+        lacks.append("--vae")
+    if lacks:
+        raise UserError(Problem(MODEL_FLAG, f"{path.name} does not hold every part; {', '.join(lacks)} must be given too.",
+                                "Give the files of these parts, or use a diffusers folder."))  # fmt: skip
+    return found
+
+
+def _sizes(header: Header) -> dict[str, Any]:
+    """What differs between SD3 medium, 3.5 medium and 3.5 large, from shapes alone."""
+    prefix = "model.diffusion_model." if "model.diffusion_model.x_embedder.proj.weight" in header.shapes else ""
+    names = [n[len(prefix):] for n in header.shapes if n.startswith(f"{prefix}joint_blocks.")]
+    width = header.shapes[f"{prefix}x_embedder.proj.weight"][0]
+    return {"num_layers": 1 + max(int(n.split(".")[1]) for n in names), "caption_projection_dim": width,
+            "num_attention_heads": width // 64, "pos_embed_max_size": math.isqrt(header.shapes[f"{prefix}pos_embed"][1]),
+            "dual_attention_layers": sorted({int(n.split(".")[1]) for n in names if ".attn2." in n}),
+            "qk_norm": "rms_norm" if any(n.endswith(".ln_q.weight") for n in names) else None}  # fmt: skip
+
+
+def tiny(seed: int = 0) -> Parts:
+    """A tiny random model of this architecture."""
+    built = tiny_models.components("sd3", seed)
+    tokenizers = [tiny_models.clip_tokenizer(), tiny_models.clip_tokenizer("!"), tiny_models.t5_tokenizer()]
+    return Parts(built["transformer"], built["vae"], [built[f"text_encoder{i}"] for i in ("", "_2", "_3")], tokenizers,
+                 Options(t5xxl_max_token_length=32), built["scheduler"], "tiny", "tiny")  # fmt: skip
+
+
+def adapter_targets(parts: Parts) -> list[Target]:
+    """Both CLIPs' layers and the linear layers of all blocks, in kohya's order; parts of fused ones by ``fused``."""
+    text = [t for slot, encoder in zip(SPEC.text_slots[:2], parts.text_encoders, strict=False)
+            for t in clip.adapter_targets(encoder, slot.part, slot.lora_prefix)]  # fmt: skip
+    if parts.denoiser is None:
+        return text
+    return text + [t for t in _targets(parts.denoiser) if t.path.startswith("transformer_blocks.")]
+
+
+def extra_targets(parts: Parts) -> list[Target]:
+    """The linear layers outside the blocks."""
+    return [t for t in _targets(parts.denoiser) if not t.path.startswith("transformer_blocks.")]
+
+
+def _targets(denoiser: Any) -> list[Target]:
+    return native.targets(denoiser, native_modules(denoiser.config), ROLES)
+
+
+def encode_image(parts: Parts, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+    """Pixels in [-1, 1] -> normalised latents B,16,H/8,W/8."""
+    return vae.normalise(parts.vae, vae.encode(parts.vae, pixels_BCHW))
+
+
+def decode_latents(parts: Parts, latents_BCHW: torch.Tensor) -> torch.Tensor:
+    """Normalised latents -> pixels in [-1, 1]."""
+    return vae.decode(parts.vae, latents_BCHW)
+
+
+def normalise(parts: Parts, raw_BCHW: torch.Tensor) -> torch.Tensor:
+    """The VAE's own latents -> normalised ones."""
+    return vae.normalise(parts.vae, raw_BCHW)
+
+
+def denormalise(parts: Parts, latents_BCHW: torch.Tensor) -> torch.Tensor:
+    """The inverse of ``normalise``."""
+    return vae.denormalise(parts.vae, latents_BCHW)
+
+
+def encode_text(parts: Parts, captions: list[str]) -> Cond:
+    """Captions -> ``lg_out`` B,77,2048, ``lg_pooled`` B,2048 (CLIPs), ``t5_out`` B,L,4096 and ``t5_attn_mask`` B,L."""
+    import torch
+
+    states, pooled = [], []
+    for tokenizer, encoder in zip(parts.tokenizers[:2], parts.text_encoders[:2], strict=True):
+        state, pool = clip.penultimate(encoder, clip.token_ids(tokenizer, captions, None))
+        states.append(state)
+        pooled.append(pool)
+    length = parts.options.t5xxl_max_token_length or 256
+    text, mask = t5.encode(parts.tokenizers[2], parts.text_encoders[2], captions, length)
+    return {"lg_out": torch.cat(states, -1), "lg_pooled": torch.cat(pooled, -1), "t5_out": text, "t5_attn_mask": mask}
+
+
+def size_cond(original_sizes: list[tuple[int, int]], crops: list[tuple[int, int]], target_size: tuple[int, int]) -> Cond:
+    """Nothing: these models are not told sizes."""
+    return {}
+
+
+def schedule(options: Options, noise: Any) -> Schedule:
+    """Rectified flow; noise levels by ``weighting_scheme``, moved by ``training_shift``."""
+    from library.diffusion.schedule import FlowSchedule
+    from library.diffusion.timesteps import shift_sigmas
+
+    draw = flow.density(options)
+    first, last = noise.min_timestep or 0, 1000 if noise.max_timestep is None else noise.max_timestep
+    return FlowSchedule(lambda count, size: shift_sigmas(draw(count, size), options.training_shift), first=first, last=last)
+
+
+def predict(parts: Parts, noised: Noised, cond: Cond) -> torch.Tensor:
+    """The velocity noise - x0, B,16,H,W."""
+    import torch
+
+    dtype, x = run_dtype(parts.denoiser), noised.x_BCHW
+    text = cond["t5_out"].to(x.device, dtype)
+    both = cond["lg_out"].to(x.device, dtype)
+    both = torch.nn.functional.pad(both, (0, text.shape[-1] - both.shape[-1]))
+    return parts.denoiser(hidden_states=x.to(dtype), encoder_hidden_states=torch.cat([both, text], dim=1),
+                          pooled_projections=cond["lg_pooled"].to(x.device, dtype),
+                          timestep=noised.timesteps_B.to(x.device), return_dict=False)[0]  # fmt: skip
+
+
+def pipeline(parts: Parts) -> Any:
+    """StableDiffusion3Pipeline over these parts."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
+
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(dict(parts.scheduler_config))
+    names = [f"{n}{i}" for n in ("text_encoder", "tokenizer") for i in ("", "_2", "_3")]
+    texts = dict(zip(names, [*parts.text_encoders, *parts.tokenizers], strict=True))
+    return StableDiffusion3Pipeline(transformer=parts.denoiser, scheduler=scheduler, vae=parts.vae, **texts)

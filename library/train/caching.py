@@ -1,0 +1,97 @@
+"""Stage 6: what is encoded once instead of in every step, and what is freed afterwards."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from library.config.run_config import RunConfig
+from library.data.caches import LatentCache, LatentOptions, cache_latents
+from library.data.loading import Sources
+from library.data.picture import Reading
+from library.data.plan import DatasetPlan
+from library.data.text_cache import TextCache, TextOptions, cache_text
+from library.families.interface import Family, Parts
+from library.util.records import Cond
+
+from . import seeds
+from .session import Precision
+
+log = logging.getLogger(__name__)
+
+
+def fill(config: RunConfig, family: Family, plan: DatasetPlan, parts: Parts, place: Place) -> Sources:
+    """Fill the caches that were asked for; parts that nothing needs any more are let go."""
+    asked = config.cache
+    latents = texts = None
+    if asked.latents or asked.latents_to_disk:
+        if not config.loop.kohya_order:
+            seeds.seed_everything(seeds.derive(config.loop.seed, "latents"))
+        log.info("caching latents")
+        latents = _latents(config, family, plan, parts, place)
+        if config.sample.prompts is None:
+            parts.vae = None
+    if asked.text or asked.text_to_disk:
+        log.info("caching text encoder outputs")
+        texts = _texts(config, family, plan, parts, place)
+        if config.sample.prompts is None:
+            parts.text_encoders = []
+    if (latents or texts) and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return Sources(latents, texts)
+
+
+class Place:
+    """The process that fills caches: its accelerator and precision."""
+
+    def __init__(self, accelerator: Any, precision: Precision):
+        self.accelerator, self.precision = accelerator, precision
+
+    def share(self) -> dict[str, int]:
+        """Which part of the files on disk this process makes."""
+        return {"rank": self.accelerator.process_index, "processes": self.accelerator.num_processes}
+
+
+def _latents(config: RunConfig, family: Family, plan: DatasetPlan, parts: Parts, place: Place) -> LatentCache:
+    spec = family.SPEC
+
+    def encode(pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            pixels = pixels_BCHW.to(place.accelerator.device, place.precision.vae)
+            return family.encode_image(parts, pixels).float().cpu()
+
+    raw = spec.cache_raw
+    options = LatentOptions(
+        to_disk=config.cache.latents_to_disk, batch_size=config.cache.vae_batch_size, skip_check=config.cache.skip_check,
+        factor=spec.vae_factor, sizes_in_names=not raw, to_file=(lambda x: family.denormalise(parts, x)) if raw else None,
+        from_file=_scaled_like(family, parts) if raw else None, reading=Reading(upright=not config.loop.kohya_order),
+        **place.share())
+    cache = cache_latents(plan, encode, options)
+    place.accelerator.wait_for_everyone()
+    return cache
+
+
+def _scaled_like(family: Family, parts: Parts) -> Any:
+    """Normalisation of cached latents that outlives the VAE: its constants are taken now."""
+    zero, one = (family.normalise(parts, torch.full((1, family.SPEC.latent_channels, 1, 1), value)) for value in (0.0, 1.0))
+    shift, scale = zero[0].float().cpu(), (one - zero)[0].float().cpu()
+
+    def normalise(raw: torch.Tensor) -> torch.Tensor:
+        return raw * scale + shift
+
+    return normalise
+
+
+def _texts(config: RunConfig, family: Family, plan: DatasetPlan, parts: Parts, place: Place) -> TextCache:
+    def encode(captions: list[str]) -> Cond:
+        with torch.no_grad(), place.accelerator.autocast():
+            return family.encode_text(parts, captions)
+
+    options = TextOptions(to_disk=config.cache.text_to_disk, batch_size=config.cache.text_batch_size,
+                          skip_check=config.cache.skip_check, suffix=family.SPEC.text_cache_suffix,
+                          padding=family.SPEC.cond_padding, **place.share())
+    cache = cache_text(plan, encode, options)
+    place.accelerator.wait_for_everyone()
+    return cache
