@@ -48,6 +48,8 @@ class Setup:
     dropouts: Dropouts = Dropouts()
     options: Any = None
     """The kind's options record."""
+    parts: Mapping[str, torch.Tensor] | None = None
+    """The module's tensors in the file the network is made from, for kinds whose shapes rank does not tell."""
 
 
 class Adapter(nn.Module):
@@ -195,6 +197,8 @@ class NetworkPlan:
     options: Any = None
     groups: GroupPlan = field(default_factory=GroupPlan)
     multiplier: float = 1.0
+    parts: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
+    """Target name -> its tensors in the file the network is made from."""
 
 
 @dataclass(frozen=True)
@@ -222,13 +226,14 @@ class AdapterNetwork(nn.Module):
 
     def __init__(self, plan: NetworkPlan):
         super().__init__()
-        self.plan = plan
+        # Without the file's tensors, which are not needed again.
+        self.plan = replace(plan, parts={})
         self._strength = Strength(plan.multiplier)
         self.names = keys.Names.of(plan.targets)
         chosen = [t for t in plan.targets if t.name in plan.ranks]
         _refuse_doubles(chosen)
         for target in chosen:
-            setup = Setup(plan.ranks[target.name], plan.dropouts, plan.options)
+            setup = Setup(plan.ranks[target.name], plan.dropouts, plan.options, plan.parts.get(target.name))
             self.add_module(target.name, plan.kind.adapter(target, setup, self._strength))
 
     # ------------------------------------------------------------------------------------------------- its members

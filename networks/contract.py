@@ -85,8 +85,9 @@ def build_from_weights(kind: Kind, targets: Sequence[Target], tensors: Mapping[s
                                 "Use a LoRA that was made for this model's architecture."))
     weights = _lr_weights(options, targets)
     dropouts = Dropouts() if for_inference else _dropouts(None, options)
-    return AdapterNetwork(NetworkPlan(kind, targets, ranks.from_modules(modules, kind.rank_of, keys.alpha_of), dropouts,
-                                      options, _groups(kind, options, weights), multiplier))
+    found = ranks.from_modules(modules, kind.rank_of, keys.alpha_of)
+    groups = _groups(kind, options, weights)
+    return AdapterNetwork(NetworkPlan(kind, targets, found, dropouts, options, groups, multiplier, modules))
 
 
 def functions(kind: Kind) -> tuple[Callable[..., AdapterNetwork], Callable[..., tuple[AdapterNetwork, dict[str, Any]]]]:

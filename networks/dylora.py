@@ -1,4 +1,4 @@
-"""DyLoRA (arXiv 2210.07558): every call trains one more rank on top of fewer, so that each smaller rank works by itself.
+"""DyLoRA (arXiv 2210.07558): a call uses the first few ranks and trains the last of these: each rank works by itself.
 
 The file is a LoRA's; its first ranks are a LoRA of their own.
 """

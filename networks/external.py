@@ -57,6 +57,8 @@ def create_foreign_from_weights(module: ModuleType, module_name: str, request: N
     tensors = dict(weights) if isinstance(weights, Mapping) else read_tensors(weights)
     names = keys.Names.of([*request.targets, *request.extra_targets])
     spelled = spelled_as_modules(tensors, names, request)
+    if module_name.partition(".")[0] == "lycoris":
+        lycoris_fixes.before_file()
     inner, _ = _call(module_name, create, request.multiplier, None, request.vae, one_or_list(request.text_encoders),
                      request.denoiser, spelled, for_inference, **request.args)
     rename_modules(inner, names)

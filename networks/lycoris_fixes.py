@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _OWN_PRESET = "this-model"
+# Every key of a preset: lycoris keeps the last one's on its class, so one that leaves keys out would inherit them.
+_NOTHING: dict[str, Any] = {
+    "enable_conv": True, "unet_target_module": [], "unet_target_name": [], "text_encoder_target_module": [],
+    "text_encoder_target_name": [], "module_algo_map": {}, "name_algo_map": {}, "use_fnmatch": False, "exclude_name": [],
+}
 
 Arguments = tuple[int | None, float | None, dict[str, Any]]
 
@@ -41,9 +46,16 @@ def arguments(request: NetworkRequest) -> Arguments:
     preset = _without_doubles(_on_this_model(preset, word, request), request)
     from lycoris.config import PRESET
 
-    PRESET[_OWN_PRESET] = preset
+    PRESET[_OWN_PRESET] = _NOTHING | preset
     # A built-in preset lists the classes of every architecture: that most match nothing is no news.
     return dim, alpha, {**args, "preset": _OWN_PRESET, "warn_on_unmatched": word == ""}
+
+
+def before_file() -> None:
+    """Prepare lycoris for making a network from a file: it first makes one by its present preset, and throws it away."""
+    from lycoris.kohya import LycorisNetworkKohya
+
+    LycorisNetworkKohya.apply_preset(_NOTHING)
 
 
 def merge(adapter: Any, multiplier: float) -> None:

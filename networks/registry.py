@@ -20,6 +20,10 @@ _OURS: dict[str, str] = {
     "networks.lora_lumina": "networks.lora",
     "networks.lora_hunyuan_image": "networks.lora",
     "networks.lora_anima": "networks.lora",
+    "networks.lora_fa": "networks.lora_fa",
+    "networks.dylora": "networks.dylora",
+    "networks.loha": "networks.loha",
+    "networks.lokr": "networks.lokr",
 }
 
 

@@ -209,9 +209,9 @@ def check_mojibake(context: Context) -> Iterator[Problem]:
 @check("caption_secret", level="data", row="F72", needs=("plan",))
 def check_caption_secrets(context: Context) -> Iterator[Problem]:
     """A token that was pasted into a caption."""
-    for item in context.plan.items:
-        if has_secret(item.caption):
-            yield context.warn("caption_secret", str(item.path), name=item.path.name)
+    holding = [item.path for item in context.plan.items if has_secret(item.caption)]
+    if holding:
+        yield context.warn("caption_secret", str(holding[0].parent), names=named(holding))
 
 
 @check("captions_orphan", level="data", row="F26", needs=("plan",))

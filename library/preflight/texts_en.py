@@ -272,7 +272,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "captions_long": ("{count} captions are longer than {limit} tokens and are cut off ({names}).",
                       "Shorten them, or set --max_token_length {more}."),
     "captions_mojibake": ("{count} captions hold unreadable characters ({names}).", "Save these files as UTF-8."),
-    "caption_secret": ("The caption of {name} holds something shaped like an access token.", "Remove it, and make a new token."),
+    "caption_secret": ("Captions hold something shaped like an access token ({names}).", "Remove it, and make a new token."),
     "bucket_small": ("{count} of {buckets} buckets hold fewer pictures than a batch of {batch}; these batches are smaller.",
                      "Harmless; fewer different picture shapes make fuller batches."),
     "images_small": ("{count} of {images} pictures are less than half the training size and are blown up ({names}).",

@@ -254,7 +254,7 @@ TEXTS: dict[str, tuple[str, str]] = {
                       "画像ごとの違いを書かないと、対象と背景を区別できません。"),
     "captions_long": ("{count} 個のキャプションが {limit} トークンを超え、途中で切れます ({names})。", "短くするか、--max_token_length {more} にしてください。"),
     "captions_mojibake": ("{count} 個のキャプションが文字化けしています ({names})。", "UTF-8 で保存し直してください。"),
-    "caption_secret": ("{name} のキャプションにアクセストークンのような文字列があります。", "取り除き、トークンを作り直してください。"),
+    "caption_secret": ("キャプションにアクセストークンのような文字列があります ({names})。", "取り除き、トークンを作り直してください。"),
     "bucket_small": ("{buckets} 個中 {count} 個の bucket は画像がバッチ {batch} より少なく、小さいバッチになります。",
                      "問題はありません。画像の形を揃えるとバッチが埋まります。"),
     "images_small": ("{images} 枚中 {count} 枚が学習解像度の半分未満で、引き伸ばされます ({names})。",

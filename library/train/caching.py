@@ -66,7 +66,7 @@ def _latents(config: RunConfig, family: Family, plan: DatasetPlan, parts: Parts,
     options = LatentOptions(
         to_disk=config.cache.latents_to_disk, batch_size=config.cache.vae_batch_size, skip_check=config.cache.skip_check,
         factor=spec.vae_factor, sizes_in_names=not raw, to_file=(lambda x: family.denormalise(parts, x)) if raw else None,
-        from_file=_scaled_like(family, parts) if raw else None, reading=Reading(upright=not config.loop.kohya_order),
+        from_file=_scaled_like(family, parts) if raw else None, reading=Reading(upright=not config.loop.kohya_order, squeezed_masks=config.loop.kohya_order),
         **place.share())
     cache = cache_latents(plan, encode, options)
     place.accelerator.wait_for_everyone()
