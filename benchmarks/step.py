@@ -12,6 +12,7 @@ threads, which other programs on the machine disturb less. Memory: a process of 
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import sys
 import tempfile
@@ -86,13 +87,15 @@ def alternate(model: Path, side: int, pairs: int, folder: Path) -> tuple[list[Cl
 
 
 def memory(model: Path, side: int, folder: Path) -> dict[str, float]:
-    """Peak memory in GB of a process of its own: the weights alone, the bare loop, the trainer."""
+    """GB: the weights' own bytes in fp32; then peaks of processes of their own: loaded by diffusers, bare loop, trainer."""
     bare = [sys.executable, str(measure.ROOT / "benchmarks" / "bare_loop.py"), str(model), f"--side={side}"]
     args = measure.arguments(model, measure.pictures(folder, side), folder / f"mem{side}", f"--resolution={side},{side}",
                              "--max_train_steps=3")
-    commands = {"weights alone": [*bare, "--steps=0"], "bare loop": [*bare, "--steps=3"],
+    commands = {"loaded alone": [*bare, "--steps=0"], "bare loop": [*bare, "--steps=3"],
                 "trainer": measure.script_with_peak(measure.ROOT / "train_network.py", args)}
-    return {name: measure.peak(measure.run(command)[1]) for name, command in commands.items()}
+    told = {name: measure.run(command)[1] for name, command in commands.items()}
+    weights = re.search(r"weights: ([\d.]+) GB", told["bare loop"])
+    return {"weights": float(weights[1])} | {name: measure.peak(output) for name, output in told.items()}
 
 
 def row(side: int, clock: str, ours: Sequence[float], bare: Sequence[float]) -> str:

@@ -28,7 +28,8 @@ _OWN_PRESET = "this-model"
 # Every key of a preset: lycoris keeps the last one's on its class, so one that leaves keys out would inherit them.
 _NOTHING: dict[str, Any] = {
     "enable_conv": True, "unet_target_module": [], "unet_target_name": [], "text_encoder_target_module": [],
-    "text_encoder_target_name": [], "module_algo_map": {}, "name_algo_map": {}, "use_fnmatch": False, "exclude_name": [],
+    "text_encoder_target_name": [], "module_algo_map": {}, "name_algo_map": {}, "use_fnmatch": False,
+    "exclude_name": [],
 }
 
 Arguments = tuple[int | None, float | None, dict[str, Any]]
@@ -52,7 +53,7 @@ def arguments(request: NetworkRequest) -> Arguments:
 
 
 def before_file() -> None:
-    """Prepare lycoris for making a network from a file: it first makes one by its present preset, and throws it away."""
+    """Prepare lycoris for making a network from a file: it first makes one by its last preset and throws it away."""
     from lycoris.kohya import LycorisNetworkKohya
 
     LycorisNetworkKohya.apply_preset(_NOTHING)

@@ -46,7 +46,7 @@ INSTALLATION = (
     "accelerate_cpu",
     "accelerate_kind",
     "windows_many_gpus",
-    "tokenizer_probe",
+    "tokenizer_probe", "layers_probe",
     "gpu_probe",
 )
 """Checks that say something without a training command."""

@@ -18,7 +18,7 @@ TITLES = {
     "data": "Pictures and captions",
     "machine": "The machine",
     "network": "The Hugging Face hub",
-    "probes": "Trying the libraries out",
+    "probes": "Trying the libraries out", "installation": "The installation (tools/doctor.py)",
 }
 BESIDE = {
     "rate_high": (),
@@ -27,7 +27,6 @@ BESIDE = {
     "steps_many": ("steps_few",),
     "scan": ("scan_many",),
     "hub_gated": ("hub_token_refused.refused",),
-    "layers_probe": ("layers_matched",),
 }
 """Check -> texts of other names that it uses too."""
 HEAD = """# Start-up checks

@@ -84,59 +84,6 @@ def check_tokenizer(context: Context) -> Iterator[Problem]:
         )
 
 
-@check("layers_probe", level="probes", row="F34", needs=("config",))
-def check_layers(context: Context) -> Iterator[Problem]:
-    """The adapter finds the layers of a tiny model of this architecture under the names that files must have."""
-    from library.families.registry import get
-
-    assert context.config is not None
-    family = get(context.config.model.family)
-    parts = family.tiny(0)
-    targets = family.adapter_targets(parts)
-    version = context.machine.packages.get("transformers", "?")
-    for slot, encoder in zip(family.SPEC.text_slots, parts.text_encoders, strict=False):
-        if not slot.trainable or encoder is None:
-            continue
-        names = [t.name for t in targets if t.root == slot.part and not t.conv_only]
-        stem = f"{slot.lora_prefix}_{slot.canonical_prefix}".replace(".", "_").rstrip("_")
-        layers = encoder.config.num_hidden_layers
-        if not names or len(names) % layers or not all(n.startswith(stem) for n in names):
-            yield context.stop(
-                "layers_probe.text",
-                "transformers",
-                version=version,
-                found=len(names),
-                layers=layers,
-                example=names[0] if names else "-",
-                stem=stem,
-                python=context.machine.executable,
-            )
-    if not any(t.root == "denoiser" for t in targets):
-        yield context.stop(
-            "layers_probe",
-            "diffusers",
-            version=context.machine.packages.get("diffusers", "?"),
-            title=family.SPEC.title,
-            python=context.machine.executable,
-        )
-
-
-def check_matched(context: Context, matched: dict[str, int], expected: dict[str, int]) -> list[Problem]:
-    """Compare the numbers of layers that an adapter found with those it should have found (72 and 192 for SD 1.x)."""
-    return [
-        context.stop(
-            "layers_matched",
-            "--network_module",
-            root=root,
-            found=matched.get(root, 0),
-            expected=count,
-            transformers=context.machine.packages.get("transformers", "?"),
-        )
-        for root, count in expected.items()
-        if matched.get(root, 0) != count
-    ]
-
-
 @check("optimizer_probe", level="probes", row="F29", needs=("config",))
 def check_optimizer(context: Context) -> Iterator[Problem]:
     """Optimizer and schedule are built once over a dummy weight."""

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from library.config.run_config import RunConfig
     from library.flags.values import Flags
 
-Level = Literal["words", "files", "data", "machine", "network", "probes"]
-LEVELS: tuple[Level, ...] = ("words", "files", "data", "machine", "network", "probes")
+Level = Literal["words", "files", "data", "machine", "network", "probes", "installation"]
+LEVELS: tuple[Level, ...] = ("words", "files", "data", "machine", "network", "probes", "installation")
 CHEAP: tuple[Level, ...] = ("words", "files", "data")
-"""Levels that need no torch; their problems are shown together."""
-STAGES: tuple[tuple[Level, ...], ...] = (CHEAP, ("machine",), ("network",), ("probes",))
+"""Levels that need no torch; their problems are shown together. ``installation`` is for tools/doctor.py alone."""
+STAGES: tuple[tuple[Level, ...], ...] = (CHEAP, ("machine",), ("network",), ("probes",), ("installation",))
 """What is shown together; a stop ends the checks after its stage."""
 MODULES = (
     "words",
@@ -49,6 +49,7 @@ MODULES = (
     "windows",
     "hub",
     "probes",
+    "layers",
 )
 
 

@@ -428,8 +428,6 @@ TEXTS: dict[str, tuple[str, str]] = {
     "layers_probe": ("In diffusers {version} no layer of {title} was recognised.", "Run: {python} -m pip install -U -r requirements.txt"),
     "layers_probe.text": ("The text encoder of transformers {version} has an unknown layout: {found} modules in {layers} layers, named "
                           "{example} instead of {stem}...", "Run: {python} -m pip install -U -r requirements.txt"),
-    "layers_matched": ("The adapter found {found} layers in {root} where {expected} should be (transformers {transformers}); the file "
-                       "would not work elsewhere.", "Run: python -m pip install -U -r requirements.txt"),
     "module_probe": ("{name} cannot be imported: {fault}", "It was written for other library versions; update it, or use networks.lora."),
     "module_probe.contract": ("{name} has no create_network function.", "Use networks.lora or another adapter module."),
     "xformers_probe": ("xformers {version} does not work on this card ({fault}); PyTorch's own attention is used.",

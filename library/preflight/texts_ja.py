@@ -402,8 +402,6 @@ TEXTS: dict[str, tuple[str, str]] = {
     "layers_probe": ("diffusers {version} では {title} の層をひとつも認識できませんでした。", "実行: {python} -m pip install -U -r requirements.txt"),
     "layers_probe.text": ("transformers {version} のテキストエンコーダの構造が未知です: {layers} 層に {found} モジュール、名前は {stem}... ではなく "
                           "{example}。", "実行: {python} -m pip install -U -r requirements.txt"),
-    "layers_matched": ("{root} で {expected} 層のはずが {found} 層しか見つかりません (transformers {transformers})。ファイルが他で使えなくなります。",
-                       "実行: python -m pip install -U -r requirements.txt"),
     "module_probe": ("{name} を読み込めません: {fault}", "別の版のライブラリ用に書かれています。更新するか、networks.lora を使ってください。"),
     "module_probe.contract": ("{name} に create_network 関数がありません。", "networks.lora など、ネットワークモジュールを指定してください。"),
     "xformers_probe": ("xformers {version} はこの GPU で動きません ({fault})。PyTorch 標準の attention を使います。",

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from library.config.run_config import RunConfig
-from library.families import registry as families
+from library.families import registry as families, targets
 from library.families.interface import Family, LoadRequest, Parts
 from library.optim import optimizers, schedules
+from library.util.records import Target
 from networks import registry as networks
 from networks.registry import NetworkRequest
 
@@ -84,7 +85,7 @@ def attach(config: RunConfig, family: Family, parts: Parts) -> Any:
     """Stage 7: merge ``--base_weights``, make the adapter, load what it goes on from, hang it on the model."""
     settings = config.network
     request = NetworkRequest(
-        targets=family.adapter_targets(parts), dim=settings.dim, alpha=settings.alpha, dropout=settings.dropout,
+        targets=chosen_targets(config, family, parts), dim=settings.dim, alpha=settings.alpha, dropout=settings.dropout,
         args=settings.args, vae=parts.vae, text_encoders=parts.text_encoders, denoiser=parts.denoiser,
         weights=settings.weights, dim_from_weights=settings.dim_from_weights,
         train_denoiser=settings.train_denoiser, train_text_encoder=settings.train_text_encoder)
@@ -94,6 +95,16 @@ def attach(config: RunConfig, family: Family, parts: Parts) -> Any:
         networks.merge_base(settings.module, replace(request, weights=None, dim_from_weights=False),
                             list(zip(settings.base_weights, padded, strict=False)))
     return networks.attach(settings.module, request)
+
+
+def chosen_targets(config: RunConfig, family: Family, parts: Parts) -> list[Target]:
+    """The modules that may carry the adapter: the family's own choice, or a preset's by role."""
+    preset = config.network.targets
+    if preset is None:
+        return family.adapter_targets(parts)
+    found = targets.choose(family, parts, preset)
+    log.info("--slider_lora_target %s", targets.described(preset, found))
+    return found
 
 
 def prepare(config: RunConfig, family: Family, parts: Parts, network: Any, accelerator: Any,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -154,6 +155,22 @@ def test_module_that_refuses_its_arguments_is_named(monkeypatch, old_module):
     text, unet = tiny()
     with pytest.raises(UserError, match=r"someones.network.*unknown algo foo"):
         registry.attach("someones.network", _request(text, unet))
+
+
+def test_example_of_the_documentation_trains(monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "network-modules.md").read_text(encoding="utf-8")
+    module = types.ModuleType("my_adapter")
+    exec(page.split("```python\n")[1].split("```")[0], vars(module))
+    monkeypatch.setitem(sys.modules, "my_adapter", module)
+    text, unet = tiny()
+    plain = output(text, unet)
+    network = registry.attach("my_adapter", _request(text, unet))
+    groups, _ = network.prepare_optimizer_params(None, 0.1, 1e-4)
+    optimizer = torch.optim.SGD(groups)
+    output(text, unet).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(output(text, unet), plain)
+    assert all(k.startswith("lora_unet_") for k in network.file_tensors())
 
 
 # -------------------------------------------------------------------------------------------------------- lycoris

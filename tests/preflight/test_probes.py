@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from library.families import registry as families
 from library.preflight import probes
+from library.preflight.layers import judge_targets
 
 from .world import World, fire
 
@@ -34,26 +34,22 @@ def test_a_tokenizer_of_another_generation_stops_the_run_and_names_both_versions
 
 
 def test_the_layers_of_every_family_are_found_under_the_names_that_files_must_have(world: World) -> None:
-    for name in families.names():
-        script = families.get(name).SPEC.scripts[0]
-        assert fire("layers_probe", world.full(script, family=name, plan=False)) == []
+    assert fire("layers_probe", world.context()) == []
 
 
-def test_a_text_encoder_with_another_layout_stops_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = families.get("sd1")
-    targets = [replace(t, name=t.name.replace("text_model_", "")) for t in real.adapter_targets(real.tiny(0))]
-    fake = SimpleNamespace(SPEC=real.SPEC, tiny=real.tiny, adapter_targets=lambda parts: targets)
-    context = world.full(plan=False)
-    monkeypatch.setattr(families, "get", lambda name: fake)
-    found = fire("layers_probe", context)
-    assert [p.check for p in found] == ["layers_probe.text"]
-    assert "lora_te_encoder_layers" in found[0].what
-
-
-def test_a_wrong_number_of_layers_is_told(world: World) -> None:
-    found = probes.check_matched(world.context(), {"denoiser": 192, "text_encoder": 0}, {"denoiser": 192, "text_encoder": 72})
-    assert [(p.severity, p.check) for p in found] == [("stop", "layers_matched")]
-    assert "found 0 layers" in found[0].what and "72" in found[0].what
+def test_a_text_encoder_with_another_layout_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFLIGHT_LANGUAGE", "en")
+    family = families.get("sd1")
+    parts = family.tiny(0)
+    targets = family.adapter_targets(parts)
+    flat = [replace(t, name=t.name.replace("text_model_", "")) for t in targets]
+    found = judge_targets(family.SPEC, parts.text_encoders, flat)
+    assert [(p.severity, p.check) for p in found] == [("stop", "layers_probe.text")]
+    assert "lora_te_encoder_layers" in found[0].what and "lora_te_text_model" in found[0].what
+    none = [t for t in targets if t.root == "text_encoder"]
+    assert [p.check for p in judge_targets(family.SPEC, parts.text_encoders, none)] == ["layers_probe"]
+    lost = [t for t in targets if not t.name.endswith("layers_0_mlp_fc1")]
+    assert [p.check for p in judge_targets(family.SPEC, parts.text_encoders, lost)] == ["layers_probe.text"]
 
 
 def test_a_good_optimizer_and_schedule_pass_the_probe(world: World) -> None:
