@@ -89,7 +89,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="steps to train; 0 loads the weights and stops (default 4)")
     asked = parser.parse_args()
     models = load(asked.model)
-    print(f"weights: {sum(p.nbytes for part in (models.unet, models.vae, models.text) for p in part.parameters()) / 1e9:.2f} GB")
+    size = sum(p.nbytes for part in (models.unet, models.vae, models.text) for p in part.parameters())
+    print(f"weights: {size / 1e9:.2f} GB")
     if asked.steps:
         step, seconds = stepper(models, asked.side, measure.CAPTIONS), []
         for _ in range(asked.steps):

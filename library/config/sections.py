@@ -261,12 +261,22 @@ def hub(flags: Flags) -> HubConfig | None:
 
 def sample(flags: Flags) -> SampleConfig:
     return SampleConfig(
+        loras=tuple(_lora_with_strength(one) for one in flags["sample_loras"] or ()),
         prompts=_path(flags["sample_prompts"]),
         every_n_steps=_some(flags["sample_every_n_steps"]),
         every_n_epochs=_some(flags["sample_every_n_epochs"]),
         at_first=flags["sample_at_first"],
         sampler=flags["sample_sampler"],
     )
+
+
+def _lora_with_strength(word: str) -> tuple[str, float]:
+    """``a.safetensors=0.7`` as (file, strength); without a number behind the last ``=`` all of it is the file."""
+    file, mark, strength = word.rpartition("=")
+    try:
+        return (file, float(strength)) if mark else (word, 1.0)
+    except ValueError:
+        return word, 1.0
 
 
 def validation(flags: Flags) -> ValidationConfig:

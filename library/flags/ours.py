@@ -30,6 +30,13 @@ FLAGS = group(
         ours=True,
     ),
     Flag(
+        "sample_loras",
+        many=True,
+        path=True,
+        help="Further LoRA files for sample pictures only, each as FILE=STRENGTH (0.7; 1 where left out).",
+        ours=True,
+    ),
+    Flag(
         "slider_lora_target",
         const="auto",
         ours=True,

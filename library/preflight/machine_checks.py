@@ -271,8 +271,12 @@ def check_accelerate_kind(context: Context) -> Iterator[Problem]:
 
 @check("processes_many", level="machine", row="F08")
 def check_processes(context: Context) -> Iterator[Problem]:
-    """More processes than graphics cards."""
-    world, gpus = int(context.machine.env.get("WORLD_SIZE") or 1), len(context.machine.gpus)
+    """More processes than graphics cards, or fewer than the launcher was asked for."""
+    env = context.machine.env
+    world, gpus = int(env.get("WORLD_SIZE") or 1), len(context.machine.gpus)
+    if env.get("MASTER_ADDR") and "WORLD_SIZE" not in env and context.machine.launched_by_accelerate:
+        # accelerate's simple launcher sets an address where --num_processes is above 1, and starts one process all the same.
+        yield context.warn("processes_many.cpu", "accelerate")
     if gpus and world > gpus and context.machine.env.get("ACCELERATE_USE_CPU", "").lower() != "true":
         yield context.stop("processes_many", "accelerate", world=world, gpus=gpus)
     elif gpus > 1 and world == 1 and not context.machine.launched_by_accelerate:

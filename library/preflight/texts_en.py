@@ -342,6 +342,11 @@ TEXTS: dict[str, tuple[str, str]] = {
                        "Run: accelerate launch --num_processes {gpus} train_network.py ..."),
     "processes_many.one": ("{gpus} graphics cards are here; this run uses the first, {name}.",
                            "For all: accelerate launch --multi_gpu --num_processes {gpus} train_network.py ..."),
+    "processes_many.cpu": ("accelerate launch started one process although --num_processes asks for more (on a processor it does so "
+                           "without a word): each step sees fewer pictures than was meant.",
+                           "For several on the processor set ACCELERATE_USE_CPU=true in the environment and run: accelerate launch "
+                           "--multi_gpu --num_processes 2 train_network.py ... One process with --gradient_accumulation_steps=2 gives "
+                           "the same result."),
     "windows_many_gpus": ("accelerate is set to use {world} processes, which PyTorch on Windows cannot do with several cards (no NCCL).",
                           "Run: accelerate launch --num_processes 1 train_network.py ... or: python train_network.py ... ({path})"),
     "workers_many": ("{workers} loader processes on {cpus} processor cores slow each other down.",

@@ -318,6 +318,10 @@ TEXTS: dict[str, tuple[str, str]] = {
                        "実行: accelerate launch --num_processes {gpus} train_network.py ..."),
     "processes_many.one": ("GPU が {gpus} 個あります。この学習では最初の {name} を使います。",
                            "すべて使うには: accelerate launch --multi_gpu --num_processes {gpus} train_network.py ..."),
+    "processes_many.cpu": ("--num_processes は 2 以上ですが、accelerate launch は 1 プロセスしか起動しませんでした (CPU では黙ってそうなります)。"
+                           "1 ステップあたりの画像が意図より少なくなります。",
+                           "CPU で複数使うには、環境変数 ACCELERATE_USE_CPU=true を設定して実行: accelerate launch --multi_gpu --num_processes 2 "
+                           "train_network.py ... 1 プロセスで --gradient_accumulation_steps=2 としても結果は同じです。"),
     "windows_many_gpus": ("accelerate が {world} プロセスの設定ですが、Windows の PyTorch では複数 GPU を使えません (NCCL がない)。",
                           "実行: accelerate launch --num_processes 1 train_network.py ... または python train_network.py ... ({path})"),
     "workers_many": ("CPU コア {cpus} 個に対してローダープロセス {workers} 個は多すぎます。",

@@ -13,7 +13,8 @@ from library.config.run_config import RunConfig
 from library.families import registry as families, targets
 from library.families.interface import Family, LoadRequest, Parts
 from library.optim import optimizers, schedules
-from library.util.records import Target
+from library.preflight.layers import judge_targets
+from library.util.records import Target, UserError
 from networks import registry as networks
 from networks.registry import NetworkRequest
 
@@ -99,9 +100,12 @@ def attach(config: RunConfig, family: Family, parts: Parts) -> Any:
 
 def chosen_targets(config: RunConfig, family: Family, parts: Parts) -> list[Target]:
     """The modules that may carry the adapter: the family's own choice, or a preset's by role."""
+    everything = family.adapter_targets(parts)
+    if wrong := judge_targets(family.SPEC, parts.text_encoders, everything):
+        raise UserError(*wrong)
     preset = config.network.targets
     if preset is None:
-        return family.adapter_targets(parts)
+        return everything
     found = targets.choose(family, parts, preset)
     log.info("--slider_lora_target %s", targets.described(preset, found))
     return found

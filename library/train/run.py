@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
-IS_MAIN = os.environ.get("RANK", "0") == "0"
+IS_MAIN = logs.process_rank() == 0
 """Whether this process is the one that speaks; others check silently."""
 
 
@@ -43,7 +42,8 @@ def main(argv: Sequence[str] | None = None, script: str = "train_network.py") ->
             frame.show(error.problems)
         return 1
     except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
+        if IS_MAIN:
+            print("Stopped.", file=sys.stderr)
         return 130
 
 
@@ -53,7 +53,8 @@ def run(argv: list[str], script: str) -> int:
     checked = check(read_command(argv, script))
     config, family, plan = checked.config, checked.family, checked.plan
     if config.dry_run:
-        print(show_config(config))
+        if IS_MAIN:
+            print(show_config(config))
         return 0
     logs.set_up(config.log.console_level, config.log.console_file, config.log.console_simple)
     check_machine(checked)
@@ -65,6 +66,9 @@ def run(argv: list[str], script: str) -> int:
         material = stages.material(config, family, plan)
         log.info("model loaded, %.1f s after the start", time.time() - start)
         return stages.train(material, family, argv, checked.told)
+    except UserError as error:
+        tell_alone(error)
+        raise
     except RuntimeError as error:
         if not guards.is_out_of_memory(error):
             raise
@@ -136,6 +140,13 @@ def tell(problems: list[Problem]) -> None:
         raise UserError(*problems)
     if IS_MAIN and problems:
         frame.show(problems)
+
+
+def tell_alone(error: UserError) -> None:
+    """Say what stopped a process that is not the first: checks find the same everywhere, but a step may fail in one."""
+    if not IS_MAIN:
+        text = f"process {logs.process_rank()} stops: {error.problems[0].where}: {error.problems[0].what}"
+        print(frame.printable(text, sys.stderr.encoding), file=sys.stderr, flush=True)
 
 
 def detect(source: str, flags: Flags) -> Detected:

@@ -62,7 +62,8 @@ def material(config: RunConfig, family: Family, plan: DatasetPlan) -> Material:
     announce(config, plan, length)
     seeds.seed_everything(config.loop.seed)
     precision = decide_precision(config.machine, prepare.has_accelerator())
-    parts = prepare.load(config, family, accelerator.device, precision)
+    with accelerator.local_main_process_first():  # a model that must be fetched is fetched once
+        parts = prepare.load(config, family, accelerator.device, precision)
     if config.loop.kohya_order:
         seeds.skip_uniform_draws(seeds.default_init_draws(parts.denoiser))
     sources = caching.fill(config, family, plan, parts, caching.Place(accelerator, precision))
@@ -116,11 +117,13 @@ def train(made: Material, family: Family, argv: list[str], told: list[Problem]) 
     here, optimizer = session(made, family)
     fingerprint = facts.fingerprint(config, made.length)
     if config.loop.resume:
-        frame.show(load_state(here, Path(config.loop.resume), fingerprint, made.length))
+        notes = load_state(here, Path(config.loop.resume), fingerprint, made.length)
+        if made.accelerator.is_main_process:
+            frame.show(notes)
         log.info("resuming after step %d of %d", here.progress.step, made.length.steps)
     model = facts.model_facts(config, family, made.parts)
     saving = Saving(config, facts.run_facts(config, model, made.plan, optimizer, made.length), fingerprint, made.length,
-                    uploader(config))
+                    uploader(config) if made.accelerator.is_main_process else None)
     telling = watch_and_tell(made, family, saving, argv)
     telling.report.warnings += [f"{one.where}: {one.what}" for one in told if one.severity == "warn"]
     tools = LoopTools(

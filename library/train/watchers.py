@@ -106,7 +106,8 @@ class Interrupt(Idle):
             if self.asked:
                 raise KeyboardInterrupt
             self.asked = True
-            print("\nCtrl+C: finishing this step, then saving. Press it again to stop at once.", flush=True)
+            if session.accelerator.is_main_process:
+                print("\nCtrl+C: finishing this step, then saving. Press it again to stop at once.", flush=True)
 
         try:
             self.former = signal.signal(signal.SIGINT, handler)
@@ -114,8 +115,18 @@ class Interrupt(Idle):
             self.former = None
 
     def on_step(self, session: Session, log: StepLog) -> None:
-        if self.asked:
+        if self.asked_anywhere(session):
             raise StopTraining
+
+    def asked_anywhere(self, session: Session) -> bool:
+        """Whether any process was asked to stop: one that stopped alone would leave the others waiting for it."""
+        accelerator = session.accelerator
+        if accelerator.num_processes == 1:
+            return self.asked
+        import torch
+
+        asked = torch.tensor([float(self.asked)], device=session.device)
+        return bool(accelerator.reduce(asked, reduction="sum") > 0)
 
     def on_end(self, session: Session) -> None:
         if self.former is not None:

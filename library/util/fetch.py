@@ -83,11 +83,18 @@ def fetch(url: str, folder: Path | None = None, progress: Progress | None = None
     if done is not None:
         return done
     plan.folder.mkdir(parents=True, exist_ok=True)
+    from filelock import FileLock  # comes with huggingface_hub
+
+    with FileLock(plan.folder / "lock"):  # the other processes of a run wait, and find the file
+        return cached(plan) or _download_with_tries(plan, progress)
+
+
+def _download_with_tries(plan: Plan, progress: Progress | None) -> Path:
     for attempt in range(TRIES):
         try:
             return _download(plan, progress)
         except urllib.error.HTTPError as error:
-            raise UserError(_refused(url, error.code)) from error
+            raise UserError(_refused(plan.url, error.code)) from error
         except (urllib.error.URLError, TimeoutError, ConnectionError, IncompleteRead) as error:
             if attempt == TRIES - 1:
                 raise UserError(_interrupted(plan, error)) from error

@@ -30,6 +30,15 @@ QUIET = (
 """Libraries whose chatter below WARNING (or below ERROR: xformers, triton, bitsandbytes) says nothing about the training."""
 
 
+RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+"""Where launchers (torchrun, MPI's kinds) leave a process's number, in the order in which accelerate looks."""
+
+
+def process_rank() -> int:
+    """The number of this process among those of one run; 0 is the one that speaks."""
+    return next((int(os.environ[name]) for name in RANKS if os.environ.get(name, "").isdigit()), 0)
+
+
 class MaskingFormatter(logging.Formatter):
     """A formatter whose output holds no token or key, wherever in the record it came from."""
 
@@ -77,9 +86,11 @@ def set_up(
     """Send log lines to stderr, or to ``file`` in UTF-8, and return the handler in use.
 
     ``simple`` leaves out time and place (``--console_log_simple``); ``level`` is a name such as DEBUG
-    (``--console_log_level``). Calling it again replaces the handler of the call before.
+    (``--console_log_level``). Calling it again replaces the handler of the call before. Of several processes only the
+    first tells what goes well; the others show warnings and errors, with their number.
     """
     safe_streams()
+    rank = process_rank()
     handler: logging.Handler
     if file is not None:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +98,9 @@ def set_up(
     else:
         handler = SafeHandler(sys.stderr if stream is None else stream)
     line = "%(message)s" if simple else "%(asctime)s %(levelname)-7s %(message)s  [%(filename)s:%(lineno)d]"
-    handler.setFormatter(MaskingFormatter(line, datefmt="%Y-%m-%d %H:%M:%S"))
+    handler.setFormatter(MaskingFormatter(f"process {rank}: {line}" if rank else line, datefmt="%Y-%m-%d %H:%M:%S"))
+    if rank:
+        handler.setLevel(logging.WARNING)
     handler.set_name("trainer")
     root = logging.getLogger()
     for old in [h for h in root.handlers if h.get_name() == "trainer"]:

@@ -351,3 +351,8 @@ def test_resolving_is_quick_once_loaded():
     start = time.process_time()
     resolved(shlex.split(RECIPE), needed=False)
     assert time.process_time() - start < 0.1
+
+
+def test_further_loras_for_samples_carry_a_strength():
+    config = resolved(["--sample_loras", "C:\\a=b\\style.safetensors=0.7", "other.safetensors"])
+    assert config.sample.loras == (("C:\\a=b\\style.safetensors", 0.7), ("other.safetensors", 1.0))

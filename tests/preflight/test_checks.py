@@ -54,7 +54,6 @@ def test_every_check_has_a_bad_run() -> None:
 def test_every_message_begins_with_the_name_of_its_check_or_of_its_guard() -> None:
     names = {c.name for c in registered()} | {
         "check_failed",
-        "layers_matched",
         "scan_many",
         "slider_few",
         "reg_doubles",
