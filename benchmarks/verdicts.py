@@ -88,7 +88,8 @@ def main() -> None:
     measure(folder, change(model="none.safetensors")())
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import torch"], check=True)
-    print(f"bare import of torch: {time.perf_counter() - began:.2f} s\n\n| mistake | seconds | exit | last line |\n|---|---|---|---|")
+    print(f"bare import of torch: {time.perf_counter() - began:.2f} s\n")
+    print("| mistake | seconds | exit | last line |\n|---|---|---|---|")
     for name, words in {**RUNS, **NEEDS_TORCH}.items():
         seconds, code, last = measure(folder, words())
         print(f"| {name} | {seconds:.2f} | {code} | {last[:110]} |", flush=True)
