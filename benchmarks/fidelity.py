@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -70,6 +71,9 @@ class Outcome:
 
 
 def relative(value: float, reference: float) -> float:
+    """Relative difference; where the reference is 0, 0 for 0 and infinite for anything else."""
+    if reference == 0:
+        return 0.0 if value == 0 else math.inf
     return abs(value - reference) / abs(reference)
 
 
@@ -114,13 +118,17 @@ def updates(file: Path) -> dict[str, Any]:
 
 
 def least_cosine(ours: Path, theirs: Path) -> float:
-    """The least cosine of any module's update; SystemExit where the files hold different modules."""
+    """The least cosine of any module's update; SystemExit where the files hold different modules.
+
+    Modules that learned nothing in either (queries and keys where attention has a single place to look) count as equal.
+    """
     import torch
 
     mine, recorded = updates(ours), updates(theirs)
     if set(mine) != set(recorded):
         raise SystemExit(f"modules differ: {sorted(set(mine) ^ set(recorded))[:5]}")
-    return min(torch.nn.functional.cosine_similarity(mine[name], recorded[name], dim=0).item() for name in mine)
+    return min(torch.nn.functional.cosine_similarity(mine[name], recorded[name], dim=0).item() for name in mine
+               if mine[name].any() or recorded[name].any())
 
 
 def norm_difference(file: Path, recorded: Mapping[str, float]) -> float:

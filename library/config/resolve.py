@@ -114,7 +114,6 @@ def _model(
                     check="settings",
                 )
             )
-    cache_dir = flags["tokenizer_cache_dir"]
     return ModelConfig(
         source=source,
         family=detected.family,
@@ -122,7 +121,6 @@ def _model(
         vae=flags["vae"] or None,
         clip_skip=flags["clip_skip"] or None,
         max_token_length=flags["max_token_length"],
-        tokenizer_cache_dir=Path(cache_dir) if cache_dir else None,
         weighted_captions=flags["weighted_captions"],
     ), family
 
@@ -130,12 +128,10 @@ def _model(
 def _data(flags: Flags) -> tuple[DatasetConfig, DataReading]:
     """The pictures' section: from --dataset_config, or from the folder flags with a template for the scan."""
     reading = DataReading()
-    workers = flags["max_data_loader_n_workers"]
     common = {
-        "dataset_class": flags["dataset_class"],
         "kohya_order": flags["kohya_order"],
-        "workers": workers,
-        "persistent_workers": flags["persistent_data_loader_workers"] and workers > 0,
+        "workers": flags["max_data_loader_n_workers"],
+        "allow_truncated": flags["allow_truncated_images"],
     }
     if flags["dataset_config"]:
         path = Path(flags["dataset_config"])
@@ -143,6 +139,12 @@ def _data(flags: Flags) -> tuple[DatasetConfig, DataReading]:
     else:
         config = _folders(flags, reading, common)
     _check_subsets(flags, config, reading)
+    if flags["early_stopping_patience"] and not any(one.validation_split for one in config.parts):
+        reading.stop(
+            "--early_stopping_patience",
+            "It watches the validation loss, and no pictures are held out to measure it on.",
+            "Add --validation_split=0.1, or leave it out.",
+        )
     return config, reading
 
 

@@ -218,18 +218,22 @@ RULES: tuple[Rule, ...] = (
         "Give one for each file.",
     ),
     Rule(
-        "--persistent_data_loader_workers",
-        lambda f: f["persistent_data_loader_workers"] and f["max_data_loader_n_workers"] == 0,
-        "It has no effect with --max_data_loader_n_workers=0 and is left aside.",
-        "",
-        "note",
+        "--ema_decay",
+        lambda f: f["ema_decay"] is not None and not 0 <= f["ema_decay"] < 1,
+        "{ema_decay} makes no sense.",
+        "Give a number below 1: 0.999 for long runs, 0.99 for short ones.",
     ),
     Rule(
-        "--lowram",
-        lambda f: f["lowram"] and f["highvram"],
-        "--lowram and --highvram ask for opposite things.",
-        "Keep one of them.",
-        "warn",
+        "--save_without_ema",
+        lambda f: f["save_without_ema"] and not f["ema_decay"],
+        "Without --ema_decay there is no average to leave out.",
+        "Add --ema_decay=0.999, or leave it out.",
+    ),
+    Rule(
+        "--initial_step",
+        lambda f: f["initial_step"] is not None and not f["max_train_epochs"] and f["initial_step"] >= f["max_train_steps"],
+        "{initial_step} is not below --max_train_steps ({max_train_steps}), which counts over the whole run.",
+        "Give more steps, or begin earlier.",
     ),
     Rule(
         "--initial_epoch",
@@ -272,6 +276,7 @@ POSITIVE = (
     "epoch_digits",
     "token_warmup_min",
     "dataset_repeats",
+    "initial_epoch",
     "lr_scheduler_num_cycles",
     "text_encoder_batch_size",
 )
@@ -293,6 +298,7 @@ NOT_NEGATIVE = (
     "network_alpha",
     "initial_step",
     "seed",
+    "early_stopping_patience",
 )
 PARTS = ("caption_dropout_rate", "caption_tag_dropout_rate", "validation_split", "network_dropout")
 """Settings between 0 and 1."""

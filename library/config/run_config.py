@@ -30,7 +30,6 @@ class ModelConfig:
     clip_skip: int | None = None
     max_token_length: int | None = None
     """75, 150 or 225 tokens for CLIP text encoders; None = 75."""
-    tokenizer_cache_dir: Path | None = None
     weighted_captions: bool = False
 
 
@@ -65,7 +64,8 @@ class OptimizerConfig:
     """One rate, or one for each text encoder; () and None mean "as learning_rate"."""
     args: dict[str, Any] = field(default_factory=dict)
     max_grad_norm: float = 1.0
-    fused_backward_pass: bool = False
+    ema_decay: float | None = None
+    """Decay of the adapter's moving average, which files then hold; None = no average."""
 
 
 @dataclass(frozen=True)
@@ -176,10 +176,10 @@ class DatasetConfig:
     """Folder mode: the options of every ``N_name`` folder that the scan finds; ``parts`` then holds one part without
     subsets, and ``image_dir``, ``num_repeats``, ``class_tokens`` and ``is_reg`` are the scan's to fill in."""
     dataset_config: Path | None = None
-    dataset_class: str | None = None
     kohya_order: bool = False
     workers: int = 0
-    persistent_workers: bool = False
+    allow_truncated: bool = False
+    """Take pictures that are cut off at their end."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,6 @@ class LoopConfig:
     """Drawn in resolve where none was given."""
     initial_epoch: int | None = None
     initial_step: int | None = None
-    skip_until_initial_step: bool = False
     resume: str | None = None
     resume_from_huggingface: bool = False
     kohya_order: bool = False
@@ -222,12 +221,9 @@ class MachineConfig:
     gradient_checkpointing: bool = False
     cpu_offload_checkpointing: bool = False
     lowram: bool = False
-    highvram: bool = False
     torch_compile: bool = False
     dynamo_backend: str = "inductor"
     ddp_timeout: int | None = None
-    ddp_gradient_as_bucket_view: bool = False
-    ddp_static_graph: bool = False
     deepspeed: dict[str, Any] | None = None
     """DeepSpeed's own values (zero_stage, offloads, ...) where --deepspeed was given."""
 
@@ -257,6 +253,8 @@ class SaveConfig:
     epoch_digits: int = 6
     number_last: bool = False
     """Give the last file its number too (the one without number is still written)."""
+    without_ema: bool = False
+    """Write a second file of the weights without the moving average."""
 
 
 @dataclass(frozen=True)
@@ -288,6 +286,8 @@ class ValidationConfig:
     every_n_epochs: int | None = None
     max_steps: int | None = None
     seed: int | None = None
+    patience: int | None = None
+    """Measurements without a lower loss after which the run ends; None = never."""
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def optimizer(flags: Flags, problems: list[Problem]) -> OptimizerConfig:
         text_encoder_lr=tuple(float(rate) for rate in rates) if rates else None,
         args=as_values("optimizer_args", flags["optimizer_args"], problems),
         max_grad_norm=flags["max_grad_norm"],
-        fused_backward_pass=False,
+        ema_decay=_some(flags["ema_decay"]),
     )
 
 
@@ -128,6 +128,7 @@ def schedule(flags: Flags, problems: list[Problem]) -> ScheduleConfig:
         timescale=flags["lr_scheduler_timescale"],
         min_lr_ratio=flags["lr_scheduler_min_lr_ratio"],
         args=as_values("lr_scheduler_args", flags["lr_scheduler_args"], problems),
+        is_class=bool(flags["lr_scheduler_type"]),
     )
 
 
@@ -181,7 +182,6 @@ def loop(flags: Flags, seed: int) -> LoopConfig:
         seed=seed,
         initial_epoch=flags["initial_epoch"],
         initial_step=flags["initial_step"],
-        skip_until_initial_step=flags["skip_until_initial_step"],
         resume=_some(flags["resume"]),
         resume_from_huggingface=flags["resume_from_huggingface"],
         kohya_order=flags["kohya_order"],
@@ -209,12 +209,9 @@ def machine(flags: Flags) -> MachineConfig:
         gradient_checkpointing=flags["gradient_checkpointing"] or flags["cpu_offload_checkpointing"],
         cpu_offload_checkpointing=flags["cpu_offload_checkpointing"],
         lowram=flags["lowram"],
-        highvram=flags["highvram"],
         torch_compile=flags["torch_compile"],
         dynamo_backend=flags["dynamo_backend"],
         ddp_timeout=_some(flags["ddp_timeout"]),
-        ddp_gradient_as_bucket_view=flags["ddp_gradient_as_bucket_view"],
-        ddp_static_graph=flags["ddp_static_graph"],
         deepspeed={name: flags[name] for name in DEEPSPEED} if flags["deepspeed"] else None,
     )
 
@@ -242,6 +239,7 @@ def save(flags: Flags) -> SaveConfig:
         modelspec={name: flags[f"metadata_{name}"] for name in CARD if flags[f"metadata_{name}"]},
         epoch_digits=flags["epoch_digits"],
         number_last=flags["number_last"],
+        without_ema=flags["save_without_ema"],
         **{name: _some(flags[f"save_{name}"]) for name in every},
     )
 
@@ -285,6 +283,7 @@ def validation(flags: Flags) -> ValidationConfig:
         every_n_epochs=_some(flags["validate_every_n_epochs"]),
         max_steps=_some(flags["max_validation_steps"]),
         seed=flags["validation_seed"],
+        patience=_some(flags["early_stopping_patience"]),
     )
 
 

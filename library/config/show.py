@@ -62,7 +62,7 @@ FLAG_OF = {
     },
     "data": {
         "workers": "max_data_loader_n_workers",
-        "persistent_workers": "persistent_data_loader_workers",
+        "allow_truncated": "allow_truncated_images",
         "batch_size": "train_batch_size",
     },
     "cache": {
@@ -79,6 +79,7 @@ FLAG_OF = {
         "every_n_epochs": "validate_every_n_epochs",
         "max_steps": "max_validation_steps",
         "seed": "validation_seed",
+        "patience": "early_stopping_patience",
     },
     "log": {
         "tracker_name": "log_tracker_name",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from library.flags.flag import Flag, group, stops
+from library.flags.flag import Flag, group, otherwise, stops
 
 DATA = group(
     "Pictures",
@@ -41,13 +41,14 @@ DATA = group(
     Flag("train_batch_size", int, 1, "Pictures in one step."),
     Flag("resolution", help="Training size in pixels: one number, or width,height."),
     Flag(
-        "max_data_loader_n_workers", int, 8, "Most processes that prepare pictures; 0 = in the training process itself."
+        "max_data_loader_n_workers", int, 8, "Most threads that prepare pictures ahead; 0 = none, each batch is made when its turn comes."
     ),
     Flag(
         "persistent_data_loader_workers",
         bool,
         False,
-        "Keep those processes between epochs (quicker epochs, more memory).",
+        "Keep those readers between epochs.",
+        served=otherwise("concerns speed alone; pictures are read ahead by threads, which need no start-up."),
     ),
     Flag(
         "cache_info",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from library.flags.flag import Flag, group
+from library.flags.flag import Flag, group, otherwise
 
 SAMPLERS = (
     "ddim",
@@ -57,6 +57,7 @@ STATE = group(
         bool,
         False,
         "Count --max_train_steps over the whole run and skip what comes before the first step.",
+        served=otherwise("says what is done here always: the run goes on at that step's place in the data."),
     ),
 )
 

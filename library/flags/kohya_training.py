@@ -21,7 +21,15 @@ MODEL = group(
         help="Take the text encoder's output this many layers before its end (2 for many anime models).",
     ),
     Flag("max_token_length", int, help="Longest caption in tokens; 75 where none is given.", choices=(None, 150, 225)),
-    Flag("tokenizer_cache_dir", help="Folder in which tokenizers are kept for use without a network.", path=True),
+    Flag(
+        "tokenizer_cache_dir",
+        help="Folder in which tokenizers are kept for use without a network.",
+        path=True,
+        served=otherwise(
+            "concerns where tokenizers wait: CLIP's is part of this program, others come with the model or from the "
+            "hub's own cache."
+        ),
+    ),
 )
 
 NETWORK = group(
@@ -173,7 +181,7 @@ MEMORY = group(
     Flag("mixed_precision", default="no", help="Number format of the computations.", choices=("no", "fp16", "bf16")),
     Flag("full_fp16", bool, False, "Gradients in fp16 too; needs --mixed_precision fp16."),
     Flag("full_bf16", bool, False, "Gradients in bf16 too; needs --mixed_precision bf16."),
-    Flag("fp8_base", bool, False, "Keep the base model's weights in 8 bits."),
+    Flag("fp8_base", bool, False, "Keep the base model's weights in 8 bits (with --gradient_checkpointing this saves the most)."),
     Flag("fp8_base_unet", bool, False, "Keep the image model's weights alone in 8 bits."),
     Flag(
         "gradient_checkpointing",
@@ -197,8 +205,20 @@ MEMORY = group(
             "concerns memory alone; torch's own attention is used, which needs no more memory and is faster."
         ),
     ),
-    Flag("lowram", bool, False, "Hold as little as possible in main memory while loading."),
-    Flag("highvram", bool, False, "Keep everything on the GPU."),
+    Flag(
+        "lowram",
+        bool,
+        False,
+        "Hold as little as possible in main memory while loading.",
+        served=otherwise("concerns memory alone; model files are always mapped and go straight to their device."),
+    ),
+    Flag(
+        "highvram",
+        bool,
+        False,
+        "Do not empty the GPU's cache while latents are encoded.",
+        served=otherwise("concerns speed alone; the GPU's cache is emptied once, after all latents are encoded."),
+    ),
     Flag("torch_compile", bool, False, "Compile the model with torch.compile."),
     Flag(
         "dynamo_backend",
@@ -224,8 +244,20 @@ MEMORY = group(
 DISTRIBUTED = group(
     "Several GPUs",
     Flag("ddp_timeout", int, help="Minutes that processes wait for each other."),
-    Flag("ddp_gradient_as_bucket_view", bool, False, "DDP's option of that name (less memory)."),
-    Flag("ddp_static_graph", bool, False, "DDP's option of that name."),
+    Flag(
+        "ddp_gradient_as_bucket_view",
+        bool,
+        False,
+        "DDP's option of that name (less memory).",
+        served=otherwise("concerns DDP's memory alone; gradients are averaged here without DDP."),
+    ),
+    Flag(
+        "ddp_static_graph",
+        bool,
+        False,
+        "DDP's option of that name.",
+        served=otherwise("concerns DDP's speed alone; gradients are averaged here without DDP."),
+    ),
     Flag("deepspeed", bool, False, "Train with DeepSpeed; the following flags are its own."),
     Flag("zero_stage", int, 2, "ZeRO stage.", choices=(0, 1, 2, 3)),
     Flag("offload_optimizer_device", help="Where DeepSpeed keeps the optimizer.", choices=(None, "cpu", "nvme")),

@@ -30,6 +30,26 @@ FLAGS = group(
         ours=True,
     ),
     Flag(
+        "early_stopping_patience",
+        int,
+        help="End the run when the validation loss has not fallen in this many measurements; the best file is kept.",
+        ours=True,
+    ),
+    Flag(
+        "ema_decay",
+        float,
+        help="Keep a moving average of the LoRA and save that: 0.999 for long runs, 0.99 for short ones.",
+        ours=True,
+    ),
+    Flag("save_without_ema", bool, False, "Save the LoRA without the average too, as NAME-noema.", ours=True),
+    Flag(
+        "allow_truncated_images",
+        bool,
+        False,
+        "Train on pictures that are cut off at their end; what is missing is grey.",
+        ours=True,
+    ),
+    Flag(
         "sample_loras",
         many=True,
         path=True,

@@ -43,6 +43,10 @@ class Ema:
     def __init__(self, parameters: Iterable[torch.nn.Parameter], decay: Decay) -> None:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.decay = decay
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew with the present parameters."""
         self.steps = 0
         self.averages = [parameter.detach().float().clone() for parameter in self.parameters]
 

@@ -32,6 +32,14 @@ class FileNames:
         """``name.safetensors``, the file at the end."""
         return f"{self.stem}.{self.extension}"
 
+    def best(self) -> str:
+        """``name-best.safetensors``, the file of the lowest validation loss."""
+        return f"{self.stem}-best.{self.extension}"
+
+    def without_ema(self, file: str) -> str:
+        """``name-noema.safetensors`` beside ``name.safetensors``: the weights themselves, not their moving average."""
+        return f"{file.removesuffix('.' + self.extension)}-noema.{self.extension}"
+
     def step_state(self, step: int) -> str:
         """``name-step00000100-state``."""
         return f"{self.stem}-step{step:08d}-state"

@@ -17,6 +17,7 @@ from library.families.interface import Family, Parts
 from library.util.records import Cond
 
 from . import seeds
+from .encoding import ImageEncoder
 from .session import Precision
 
 log = logging.getLogger(__name__)
@@ -56,19 +57,13 @@ class Place:
 
 def _latents(config: RunConfig, family: Family, plan: DatasetPlan, parts: Parts, place: Place) -> LatentCache:
     spec = family.SPEC
-
-    def encode(pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            pixels = pixels_BCHW.to(place.accelerator.device, place.precision.vae)
-            return family.encode_image(parts, pixels).float().cpu()
-
     raw = spec.cache_raw
     options = LatentOptions(
         to_disk=config.cache.latents_to_disk, batch_size=config.cache.vae_batch_size, skip_check=config.cache.skip_check,
         factor=spec.vae_factor, sizes_in_names=not raw, to_file=(lambda x: family.denormalise(parts, x)) if raw else None,
-        from_file=_scaled_like(family, parts) if raw else None, reading=Reading(upright=not config.loop.kohya_order, squeezed_masks=config.loop.kohya_order),
-        **place.share())
-    cache = cache_latents(plan, encode, options)
+        from_file=_scaled_like(family, parts) if raw else None, **place.share(),
+        reading=Reading(upright=not config.loop.kohya_order, squeezed_masks=config.loop.kohya_order))
+    cache = cache_latents(plan, ImageEncoder(family, parts, place.accelerator.device), options)
     place.accelerator.wait_for_everyone()
     return cache
 

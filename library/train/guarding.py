@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
 import torch
 
-from library.preflight.guards import LossGuard, RiseGuard, SlowGuard, ZeroGuard, first_bad_name
+from library.preflight.guards import LossGuard, RiseGuard, SlowGuard, StuckGuard, ZeroGuard, first_bad_name
 from library.util import frame
 from library.util.records import Problem, UserError
 
@@ -51,6 +52,31 @@ class Guarding(Idle):
         self.told.append(problem)
         if session.accelerator.is_main_process:
             frame.show([problem])
+
+
+class Watchdog(Idle):
+    """A thread that says so, once, when no step has finished for two minutes: a hang is hard to tell from slowness."""
+
+    def __init__(self) -> None:
+        self.guard = StuckGuard()
+        self.over = threading.Event()
+
+    def on_start(self, session: Session) -> None:
+        if session.accelerator.is_main_process:
+            self.guard.beat(time.monotonic())
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def _watch(self) -> None:
+        while not self.over.wait(10):
+            problem = self.guard.check(time.monotonic(), "the step under way")
+            if problem is not None:
+                frame.show([problem])
+
+    def on_step(self, session: Session, log: StepLog) -> None:
+        self.guard.beat(time.monotonic())
+
+    def on_end(self, session: Session) -> None:
+        self.over.set()
 
 
 class PaceMark(Idle):

@@ -13,12 +13,14 @@ from library.config.run_config import RunConfig
 from library.families import registry as families, targets
 from library.families.interface import Family, LoadRequest, Parts
 from library.optim import optimizers, schedules
+from library.optim.ema import Ema, constant_decay
 from library.preflight.layers import judge_targets
 from library.util.records import Target, UserError
 from networks import registry as networks
 from networks.registry import NetworkRequest
 
 from . import checkpointing
+from .encoding import ImageEncoder
 from .loop import Length
 from .session import Precision, Session, decide_precision, loss_functions, noise_options
 
@@ -139,7 +141,9 @@ def prepare(config: RunConfig, family: Family, parts: Parts, network: Any, accel
     session = Session(config=config, family=family, parts=parts, network=network, accelerator=accelerator,
                       optimizer=optimizer, lr_schedule=lr_schedule, group_names=names, precision=precision,
                       schedule=space, noise=noise_options(config), distance=distance, weigh=weigh,
-                      trains_text=trains_text, rest=made.eval, resume=made.train)
+                      trains_text=trains_text, encode_pixels=ImageEncoder(family, parts, accelerator.device), rest=made.eval, resume=made.train)
+    if asked.ema_decay:
+        session.averages = Ema(network.get_trainable_params(), constant_decay(asked.ema_decay))
     return session, made
 
 

@@ -36,6 +36,8 @@ class Saving(Idle):
     uploader: Uploader | None = None
     files: list[SavedFile] = field(default_factory=list)
     states: list[Path] = field(default_factory=list)
+    ends_here: bool = False
+    """The run ends before its last step, and is complete all the same."""
 
     def __post_init__(self) -> None:
         self.save: SaveConfig = self.config.save
@@ -56,11 +58,11 @@ class Saving(Idle):
 
     def on_end(self, session: Session) -> None:
         step = session.progress.step
-        if step < self.length.steps:
+        if step < self.length.steps and not self.ends_here:
             self.write(session, self.names.step(step), self.names.step_state(step))
         else:
             if self.save.number_last:
-                self.write(session, self.names.epoch(self.length.epochs), None)
+                self.write(session, self.names.epoch(self._epoch(session)), None)
             keep_state = self.save.state or self.save.state_on_train_end
             self.write(session, self.names.last(), self.names.last_state() if keep_state else None)
         if self.uploader is not None:
@@ -69,15 +71,28 @@ class Saving(Idle):
     def write(self, session: Session, file_name: str, state_name: str | None) -> None:
         """Write one file and, where it has a name, the state folder beside it."""
         folder = self.save.output_dir
+        if self.save.without_ema:
+            with session.at_rest(averaged=False):
+                self._keep(session, self.names.without_ema(file_name))
         with session.at_rest():
-            if session.accelerator.is_main_process:
-                self.files.append(self._write_file(session, folder / file_name))
+            self._keep(session, file_name)
         if state_name is not None:
             log.info("saving state: %s", folder / state_name)
             save_state(session, folder / state_name, self.fingerprint)
             self.states.append(folder / state_name)
             if self.uploader is not None and self.config.hub.save_state and session.accelerator.is_main_process:
                 self.uploader.upload(folder / state_name)
+
+    def keep_best(self, session: Session) -> None:
+        """Write (or replace) the file of the lowest validation loss so far."""
+        with session.at_rest():
+            self._keep(session, self.names.best())
+
+    def _keep(self, session: Session, file_name: str) -> None:
+        """Write one file in the main process and note it, once where it is written again."""
+        if session.accelerator.is_main_process:
+            saved = self._write_file(session, self.save.output_dir / file_name)
+            self.files = [file for file in self.files if file.path != saved.path] + [saved]
 
     def _write_file(self, session: Session, path: Path) -> SavedFile:
         log.info("saving checkpoint: %s", path)
@@ -99,7 +114,8 @@ class Saving(Idle):
         """Remove what a newer save made superfluous."""
         if not session.accelerator.is_main_process:
             return
-        for name in (outdated.file, outdated.state):
+        plain = self.names.without_ema(outdated.file) if self.save.without_ema and outdated.file else None
+        for name in (outdated.file, plain, outdated.state):
             if name is not None and weights.remove(self.save.output_dir / name):
                 log.info("removed old file: %s", self.save.output_dir / name)
                 self.files = [file for file in self.files if Path(file.path).name != name]

@@ -16,6 +16,8 @@ from library.diffusion.schedule import Noised, Schedule
 from library.families.interface import Family, Parts
 from library.util.records import Batch, Cond
 
+from .encoding import ImageEncoder
+
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "no": torch.float32}
 
 
@@ -72,6 +74,7 @@ class Session:
     distance: Distance
     weigh: Callable[[torch.Tensor], torch.Tensor]
     trains_text: bool
+    encode_pixels: ImageEncoder
     progress: Progress = field(default_factory=Progress)
     rest: Callable[[], None] = lambda: None
     """Called before saving and samples: schedule-free optimizers then show their averaged weights."""
@@ -89,9 +92,7 @@ class Session:
         if batch.latents_BCHW is not None:
             return batch.latents_BCHW.to(self.device, self.precision.base)
         assert batch.pixels_BCHW is not None
-        with torch.no_grad():
-            pixels = batch.pixels_BCHW.to(self.device, self.precision.vae)
-            return self.family.encode_image(self.parts, pixels).to(self.precision.base)
+        return self.encode_pixels(batch.pixels_BCHW, batch.keys).to(self.precision.base)
 
     def cond(self, batch: Batch) -> Cond:
         """Conditioning of a batch: cached, or encoded now, with gradients where a text encoder is trained."""
@@ -124,11 +125,11 @@ class Session:
         return (batch.weights_B * self.weigh(timesteps_B)).to(self.device)
 
     @contextmanager
-    def at_rest(self) -> Iterator[None]:
-        """Show the weights that are worth saving: the optimizer's averaged ones, the EMA's."""
+    def at_rest(self, averaged: bool = True) -> Iterator[None]:
+        """Show the weights that are worth saving: the optimizer's averaged ones, the EMA's unless not ``averaged``."""
         self.rest()
         try:
-            with self.averages.applied() if self.averages is not None else nullcontext():
+            with self.averages.applied() if averaged and self.averages is not None else nullcontext():
                 yield
         finally:
             self.resume()

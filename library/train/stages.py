@@ -25,7 +25,7 @@ from library.util import frame
 from library.util.records import Problem
 
 from . import caching, facts, prepare, seeds
-from .guarding import Guarding, PaceMark
+from .guarding import Guarding, PaceMark, Watchdog
 from .loop import Length, LoopTools, run_loop
 from .objectives import denoise
 from .sampling import Sampling
@@ -189,7 +189,7 @@ def watchers(made: Material, saving: Saving, telling: Telling) -> tuple[Idle, ..
         held_out = Pictures(made.plan.validation_plan(), setting(config, made.length), made.sources)
         seed = config.validation.seed if config.validation.seed is not None else config.loop.seed
         found.append(Validation(config.validation, partial(Feed(held_out).epoch, 0), denoise, seed, telling.validated))
-    return (*found, telling, Interrupt(), PaceMark(guarding))
+    return (*found, telling, Interrupt(), Watchdog(), PaceMark(guarding))
 
 
 def keep_config(config: RunConfig, folder: Path, is_main: bool) -> None:

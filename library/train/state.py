@@ -14,12 +14,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from library.util.records import Problem, UserError
 
 from .loop import Length
 from .session import Session
 
 STATE_FILE = "train_state.json"
+AVERAGES_FILE = "ema.pt"
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def save_state(session: Session, folder: Path, fingerprint: Fingerprint) -> None
                   "batches_of_epoch": progress.batch, "epochs_done": progress.epoch, "run": asdict(fingerprint)}
         (partial / STATE_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
         if session.averages is not None:
-            session.averages.save(partial / "ema.safetensors")
+            torch.save(session.averages.state_dict(), partial / AVERAGES_FILE)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(partial, folder)
@@ -80,9 +83,19 @@ def load_state(session: Session, folder: Path, fingerprint: Fingerprint, length:
     else:
         progress.epoch, inside = divmod(step, length.steps_per_epoch)
         progress.batch = min(length.batches, inside * length.batches_per_step)
-    if session.averages is not None and (folder / "ema.safetensors").exists():
-        session.averages.load(folder / "ema.safetensors")
+    if session.averages is not None:
+        notes += _load_averages(session, folder)
     return notes
+
+
+def _load_averages(session: Session, folder: Path) -> list[Problem]:
+    """Take up the moving average of the state; where it has none, the average begins with the state's weights."""
+    file = folder / AVERAGES_FILE
+    if file.is_file():
+        session.averages.load_state_dict(torch.load(file, map_location=session.device, weights_only=True))
+        return []
+    session.averages.restart()
+    return [Problem("--ema_decay", f'"{folder}" was saved without a moving average; it begins with this state.', "", "note")]
 
 
 def read_state(folder: Path) -> dict[str, Any]:

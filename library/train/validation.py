@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -11,14 +13,16 @@ from library.config.run_config import ValidationConfig
 from library.sample.undisturbed import random_states_kept
 from library.util.records import Batch
 
-from .loop import StepLog
+from .loop import StepLog, StopTraining
 from .seeds import derive, seed_everything
 from .watchers import Idle
 
 if TYPE_CHECKING:
     from .objectives import Objective
+    from .saving import Saving
     from .session import Session
 
+logger = logging.getLogger(__name__)
 TIMESTEPS = 4
 """How many timesteps every picture is measured at (kohya's number)."""
 
@@ -46,6 +50,17 @@ def validate(session: Session, batches: Iterable[Batch], objective: Objective, s
     return sum(losses) / len(losses)
 
 
+@contextmanager
+def at_evaluation(network: Any) -> Iterator[None]:
+    """The adapter without its dropouts, for the length of the block."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
+
+
 @dataclass
 class Validation(Idle):
     """Measures every n steps or epochs and tells ``report(values, step)``."""
@@ -57,6 +72,9 @@ class Validation(Idle):
     report: Callable[[dict[str, float], int], Any]
     last: float | None = None
     average: float | None = None
+    best: float | None = None
+    without_gain: int = 0
+    """Measurements since the best one."""
 
     def on_step(self, session: Session, log: StepLog) -> None:
         self.average = log.average
@@ -73,8 +91,39 @@ class Validation(Idle):
         batches: Iterable[Batch] = self.batches()
         if self.config.max_steps:
             batches = islice(batches, self.config.max_steps)
-        self.last = validate(session, batches, self.objective, self.seed)
+        with session.at_rest(), at_evaluation(session.network):
+            self.last = validate(session, batches, self.objective, self.seed)
+        better = self.best is None or self.last < self.best
+        self.best, self.without_gain = (self.last, 0) if better else (self.best, self.without_gain + 1)
         values = {f"loss/validation/{occasion}_average": self.last}
         if self.average is not None:
             values[f"loss/validation/{occasion}_divergence"] = self.last - self.average
         self.report(values, session.progress.step)
+
+
+@dataclass
+class EarlyStopping(Idle):
+    """Keeps the file of the lowest validation loss and ends the run after ``patience`` measurements without a lower one."""
+
+    validation: Validation
+    saving: Saving
+    patience: int
+    kept: float | None = None
+
+    def on_step(self, session: Session, log: StepLog) -> None:
+        self.judge(session)
+
+    def on_epoch_end(self, session: Session, epoch: int) -> None:
+        self.judge(session)
+
+    def judge(self, session: Session) -> None:
+        """Look at the last measurement; StopTraining where it is enough."""
+        found = self.validation
+        if found.best is not None and found.best != self.kept:
+            self.kept = found.best
+            self.saving.keep_best(session)
+        if found.without_gain >= self.patience:
+            logger.info("early stopping: the validation loss has not fallen below %.5f in %d measurements; %s holds the best",
+                        found.best, found.without_gain, self.saving.names.best())
+            self.saving.ends_here = True
+            raise StopTraining

@@ -58,7 +58,7 @@ def test_no_flag_of_ours_is_the_beginning_of_one_of_kohyas():
 def test_our_own_flags_can_be_typed_in_full(name):
     flag = flags_of("train_network.py")[name]
     argv = (
-        [f"--{name}"] if flag.is_switch or flag.const else [f"--{name}", "3" if flag.type is int else (flag.choices or ("a",))[-1]]
+        [f"--{name}"] if flag.is_switch or flag.const else [f"--{name}", "3" if flag.type in (int, float) else (flag.choices or ("a",))[-1]]
     )
     assert parse(argv).given(name)
 

@@ -5,7 +5,9 @@ import re
 
 from tests.train.conftest import ROOT
 
-PLANTED = {place: f"hf_{place}{'QxZw7' * 7}" for place in ("flag", "comment", "title", "caption", "variable", "prompt", "config")}
+PLANTED = {
+    place: f"hf_{place}{'QxZw7' * 7}" for place in ("flag", "comment", "title", "caption", "variable", "prompt", "config")
+}
 LEAK = re.compile(rb"(?:QxZw7){2}")
 
 
@@ -16,14 +18,27 @@ def test_no_byte_that_a_run_writes_or_prints_holds_a_token(train, tmp_path, monk
         (data / picture.name).write_bytes(picture.read_bytes())
         (data / f"{picture.stem}.txt").write_text(f"zobi, {PLANTED['caption']}, red", encoding="utf-8")
     (tmp_path / "prompts.txt").write_text(f"zobi {PLANTED['prompt']} --w 64 --h 64 --s 2\n", encoding="utf-8")
-    (tmp_path / "run.toml").write_text(f'metadata_author = "{PLANTED["config"]}"\nwandb_api_key = "{PLANTED["config"]}"\n',
-                                       encoding="utf-8")
+    (tmp_path / "run.toml").write_text(
+        f'metadata_author = "{PLANTED["config"]}"\nwandb_api_key = "{PLANTED["config"]}"\n', encoding="utf-8"
+    )
     monkeypatch.setenv("HF_TOKEN", PLANTED["variable"])
     monkeypatch.setenv("WANDB_API_KEY", PLANTED["variable"])
-    run = train(train_data_dir=data.parent, max_train_steps=2, save_every_n_steps=1, save_state=True, logging_dir=tmp_path / "logs",
-                huggingface_token=PLANTED["flag"], training_comment=f"mine {PLANTED['comment']}", metadata_title=PLANTED["title"],
-                sample_prompts=tmp_path / "prompts.txt", sample_every_n_steps=2, config_file=tmp_path / "run.toml", log_config=True,
-                console_log_level="DEBUG", console_log_file=tmp_path / "out" / "run.log")
+    run = train(
+        train_data_dir=data.parent,
+        max_train_steps=2,
+        save_every_n_steps=1,
+        save_state=True,
+        logging_dir=tmp_path / "logs",
+        huggingface_token=PLANTED["flag"],
+        training_comment=f"mine {PLANTED['comment']}",
+        metadata_title=PLANTED["title"],
+        sample_prompts=tmp_path / "prompts.txt",
+        sample_every_n_steps=2,
+        config_file=tmp_path / "run.toml",
+        log_config=True,
+        console_log_level="DEBUG",
+        console_log_file=tmp_path / "out" / "run.log",
+    )
     printed = "".join(capfd.readouterr())
     assert run.code == 0, printed
     planted = {data, tmp_path / "prompts.txt", tmp_path / "run.toml"}
