@@ -3,12 +3,12 @@
 import sys
 from pathlib import Path
 
-if sys.version_info < (3, 11):
+if sys.version_info < (3, 11):  # noqa: UP036  (an older Python must be told before it meets what it cannot read)
     sys.exit(f"This trainer needs Python 3.11 or newer; this is Python {sys.version.split()[0]}.")
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from library.flags import setup_parser  # noqa: E402, F401  (notebooks import it from here)
-from library.train.run import main  # noqa: E402
+from library.flags import setup_parser  # noqa: F401  (notebooks import it from here)
+from library.train_util import NetworkTrainer, main  # noqa: F401
 
 if __name__ == "__main__":
-    sys.exit(main(script=Path(__file__).name))
+    sys.exit(main(__file__))

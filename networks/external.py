@@ -308,7 +308,8 @@ class ForeignNetwork(nn.Module):
 
     def load_tensors(self, tensors: Mapping[str, torch.Tensor], source: str = "the file") -> LoadInfo:
         """Load tensors that were read already; the adapters must have been applied before."""
-        modules = {self.names.find(stem) or stem: parts for stem, parts in keys.group(tensors).items()}
+        found, unknown = keys.to_kohya(tensors, self.names)
+        modules = found | {stem: parts for stem, parts in keys.group(tensors).items() if stem in set(unknown)}
         mine = {key.rpartition(".")[0].split(".")[0] for key in self.inner.state_dict()}
         loaded = {stem: parts for stem, parts in modules.items() if stem in mine}
         if not loaded:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from library.util.records import Problem, Target, UserError
+from networks import fused
 
 if TYPE_CHECKING:
     import torch
@@ -149,10 +150,27 @@ class Place:
     root: str
     path: str
     native: str | None = None
+    fused: tuple[str, int, int] | None = None
+    """(native path, first row, rows) where the original holds it together with others."""
+    fused_parts: tuple[tuple[int, int], ...] = ()
+    halves_swapped: bool = False
+    """The original has the two halves of its rows in the other order."""
+
+
+@dataclass
+class Whole:
+    """A module of the original checkpoint that is several here: their rows, and those that are targets, by first row."""
+
+    native: str
+    rows: tuple[tuple[int, int], ...]
+    members: dict[int, str] = field(default_factory=dict)
 
 
 def _flat(path: str) -> str:
     return path.replace(".", "_")
+
+
+_DENOISER_STEMS = ("lora_unet", "unet", "transformer", "prior", "diffusion_model", "base_model_model")
 
 
 class Names:
@@ -163,15 +181,22 @@ class Names:
         self.denoiser = denoiser
         self.places = {place.name: place for place in places}
         self._by_flat: dict[str, str] = {}
+        self.wholes: dict[str, Whole] = {}
+        self._whole_by_flat: dict[str, Whole] = {}
         for place in self.places.values():
             for alias in self._aliases(place):
                 self._by_flat.setdefault(alias, place.name)
+            if place.fused:
+                path, first, _ = place.fused
+                whole = self.wholes.setdefault(path, Whole(path, place.fused_parts))
+                whole.members[first] = place.name
+                self._whole_by_flat |= dict.fromkeys((f"{p}_{_flat(path)}" for p in _DENOISER_STEMS), whole)
 
     @classmethod
     def of(cls, targets: Iterable[Target]) -> Names:
         """The names of a model's targets."""
         targets = list(targets)
-        places = [Place(t.name, t.root, t.path, t.native) for t in targets]
+        places = [Place(t.name, t.root, t.path, t.native, t.fused, t.fused_parts, t.halves_swapped) for t in targets]
         is_unet = any(re.match(r"(down|up|mid)_blocks?\.", t.path) for t in targets)
         return cls(places, "unet" if is_unet else "transformer")
 
@@ -181,8 +206,7 @@ class Names:
         if place.root == "denoiser":
             native = [_flat(place.native)] if place.native else []
             stems = [flat, *native]
-            return [place.name] + [f"{p}_{s}" for s in stems for p in
-                                   ("lora_unet", "unet", "transformer", "prior", "diffusion_model", "base_model_model")]
+            return [place.name] + [f"{p}_{s}" for s in stems for p in _DENOISER_STEMS]
         short = flat.removeprefix("text_model_")
         prefixes = [place.name[: -len(flat)] if place.name.endswith(flat) else "lora_te_", f"{place.root}_"]
         if place.root == "text_encoder":
@@ -197,6 +221,20 @@ class Names:
         flat = _flat(stem)
         return self._by_flat.get(flat) or self._by_flat.get(flat.replace("_processor_", "_").replace("_to_out_lora",
                                                                                                       "_to_out_0"))
+
+    def whole(self, stem: str) -> Whole | None:
+        """The module of the original that a file names and that is several here; None where it is no such one."""
+        return self._whole_by_flat.get(_flat(stem))
+
+    def whole_of(self, name: str) -> Whole | None:
+        """The module of the original that one of this model's modules is a part of."""
+        place = self.places.get(name)
+        return self.wholes[place.fused[0]] if place is not None and place.fused else None
+
+    def is_swapped_in(self, stem: str, name: str) -> bool:
+        """Whether a stem names the module as the original does, where its halves stand in the other order."""
+        place = self.places[name]
+        return place.halves_swapped and _flat(stem).endswith(_flat(place.native or "")) and place.native != place.path
 
     def stem(self, name: str, fmt: FileFormat) -> str:
         """The stem of one of this model's modules in a format."""
@@ -213,34 +251,51 @@ class Names:
 def to_kohya(tensors: Mapping[str, torch.Tensor], names: Names) -> tuple[Modules, list[str]]:
     """Read a file of any format -> (modules under this model's stems, stems that this model does not have).
 
-    A module without alpha gets alpha = rank, which is the scale 1 that other formats mean by it.
+    A module without alpha gets alpha = rank, which is the scale 1 that other formats mean by it. Modules that the
+    original checkpoint holds as one (``qkv``) are taken apart.
     """
     import torch
 
     found: Modules = {}
     unknown: list[str] = []
     for stem, parts in group(tensors).items():
-        name = names.find(stem)
-        if name is None:
-            unknown.append(stem)
-            continue
         if ALPHA not in parts and DOWN in parts:
             parts = {**parts, ALPHA: torch.tensor(float(rank_of(parts)))}
-        found[name] = parts
+        name, kind = names.find(stem), kind_of(parts)
+        if name is not None:
+            swapped = names.is_swapped_in(stem, name) and fused.is_plain(kind, parts)
+            found[name] = fused.swap_halves(str(kind), parts) if swapped else parts
+            continue
+        apart = _taken_apart(stem, parts, names)
+        found |= apart
+        if not apart:
+            unknown.append(stem)
     return found, unknown
 
 
-def from_kohya(tensors: Mapping[str, torch.Tensor], fmt: FileFormat, names: Names) -> dict[str, torch.Tensor]:
-    """Write kohya's tensors in another format.
+def _taken_apart(stem: str, parts: dict[str, torch.Tensor], names: Names) -> Modules:
+    """The modules of this model that a fused one of the original holds; {} where it is none."""
+    whole, kind = names.whole(stem), kind_of(parts)
+    if whole is None or not fused.is_plain(kind, parts):
+        return {}
+    pieces = zip(whole.rows, fused.split(str(kind), parts, whole.rows), strict=True)
+    return {whole.members[first]: piece for (first, _), piece in pieces if piece is not None and first in whole.members}
 
+
+def from_kohya(tensors: Mapping[str, torch.Tensor], fmt: FileFormat, names: Names) -> dict[str, torch.Tensor]:
+    """Write a network's tensors in a format.
+
+    ``kohya`` and ``comfy`` speak of the original checkpoint's modules: those that it holds as one are put together.
     ``diffusers`` and ``comfy`` hold no alpha: it is folded into the weights. Raises UserError for adapter kinds that
     only kohya's format has names for.
     """
+    modules = group(tensors) if fmt == "diffusers" else put_together(group(tensors), names)
     if fmt == "kohya":
-        return dict(tensors)
+        return flatten(modules) if names.wholes or any(p.halves_swapped for p in names.places.values()) else dict(tensors)
     written: dict[str, torch.Tensor] = {}
-    for name, parts in group(tensors).items():
-        stem = names.stem(name, fmt)
+    for name, parts in modules.items():
+        whole = names.whole(name)
+        stem = f"diffusion_model.{whole.native}" if whole is not None else names.stem(name, fmt)
         if kind_of(parts) != "lora" or MID in parts:
             if fmt == "diffusers":
                 raise UserError(Problem("--save_format diffusers", f"{name} is a {kind_of(parts)} module; diffusers' "
@@ -253,6 +308,27 @@ def from_kohya(tensors: Mapping[str, torch.Tensor], fmt: FileFormat, names: Name
         if DORA in parts:
             written[f"{stem}.lora_magnitude_vector" if fmt == "diffusers" else f"{stem}.dora_scale"] = parts[DORA]
     return written
+
+
+def put_together(modules: Modules, names: Names) -> Modules:
+    """Modules as the original checkpoint has them: parts of one put together, swapped halves in its order.
+
+    Kinds that are no product of two matrices (LoKr, DoRA's magnitudes) stay under their own names.
+    """
+    made: Modules = {}
+    for name, parts in modules.items():
+        whole, kind = names.whole_of(name), str(kind_of(parts))
+        if not fused.is_plain(kind, parts):
+            made[name] = parts
+        elif whole is not None:
+            stem = f"lora_unet_{_flat(whole.native)}"
+            if stem not in made:
+                pieces = [modules.get(whole.members.get(first, ""), {}) for first, _ in whole.rows]
+                made[stem] = fused.join(kind, [p if fused.is_plain(kind, p) else None for p in pieces], whole.rows)
+        else:
+            swapped = name in names.places and names.places[name].halves_swapped
+            made[name] = fused.swap_halves(kind, parts) if swapped else parts
+    return made
 
 
 def folded(parts: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -226,6 +226,16 @@ def _against_model(flags: Flags, model: ModelConfig, family: Family, data: Datas
                 check="settings",
             )
         )
+    formats = family.SPEC.save_formats
+    if flags["save_format"] not in formats:
+        found.append(
+            Problem(
+                "--save_format",
+                f"{flags['save_format']} does not exist for {family.SPEC.title}.",
+                f"Use --save_format={' or '.join(formats)}.",
+                check="settings",
+            )
+        )
     step = family.SPEC.bucket_step
     for one in data.parts:
         if one.enable_bucket and one.bucket_reso_steps > 0 and one.bucket_reso_steps % step:

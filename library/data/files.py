@@ -58,6 +58,13 @@ def opened(path: Path) -> Iterator[Image.Image]:
         yield image
 
 
+def allow_truncated(allowed: bool) -> None:
+    """Let Pillow fill what is missing at the end of a picture with grey (``--allow_truncated_images``), or refuse it."""
+    from PIL import ImageFile
+
+    ImageFile.LOAD_TRUNCATED_IMAGES = allowed
+
+
 def pictures(folder: Path) -> list[Path]:
     """The pictures directly in a folder, sorted by name; each is found once, whatever the case of its ending."""
     endings = image_suffixes()

@@ -95,6 +95,8 @@ class Pictures:
     plan: DatasetPlan
     setting: Setting
     sources: Sources = field(default_factory=Sources)
+    as_cached: bool = False
+    """Fit pictures as for a cache of latents, where nothing is random and any size is made to fit."""
 
     def __getitem__(self, ref: BatchRef) -> Batch:
         moment = self.moment(ref)
@@ -132,7 +134,7 @@ class Pictures:
     def _read(self, item: Item, subset: SubsetConfig, flip: bool, rng: random.Random) -> Made:
         """Read the file and bring it to its bucket's size."""
         reading = Reading(self.setting.upright, squeezed_masks=self.plan.config.kohya_order)
-        prepared = prepare(self.plan, item, reading, rng)
+        prepared = prepare(self.plan, item, reading, None if self.as_cached else rng)
         colours, mask = prepared.pixels, prepared.mask
         if subset.color_aug:
             colours = images.shift_colours(colours, rng)
@@ -159,7 +161,8 @@ class Pictures:
             weights_B=torch.tensor([self.setting.prior_loss_weight if item.is_reg else 1.0 for item in items]),
             original_sizes=[one.original for one in made], crops=[one.crop for one in made], target_size=(height, width),
             pixels_BCHW=_stacked([one.pixels for one in made]), latents_BCHW=_stacked([one.latents for one in made]),
-            cond=cond, masks_B1HW=masks, strength=items[0].strength, keys=[str(item.path) for item in items])
+            cond=cond, masks_B1HW=masks, strength=items[0].strength, keys=[str(item.path) for item in items],
+            attributes=[self.plan.parts[item.part].subsets[item.subset].custom_attributes for item in items])
 
 
 def _stacked(tensors: list[torch.Tensor | None]) -> torch.Tensor | None:

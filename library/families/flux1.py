@@ -48,7 +48,8 @@ SPEC = FamilySpec(
     roles=ROLES,
     never_touch=(r"add_[qkv]_proj", r"to_add_out", r"_context", r"context_embedder", r"text_embedder"),
     joint_stream=(r"^single_transformer_blocks\.",),
-    loads_in={"diffusers": ("diffusers", "ComfyUI")},
+    save_formats=("kohya", "comfy", "diffusers"),
+    loads_in={"kohya": ("ComfyUI", "Forge", "diffusers"), "comfy": ("ComfyUI",), "diffusers": ("diffusers", "ComfyUI")},
     sampling_defaults={"timestep_sampling": "flux_shift", "guidance_scale": 1.0},
 )
 

@@ -62,13 +62,18 @@ def places(header: Header, names: list[str], table: Table, marker: str) -> dict[
 def targets(denoiser: Any, table: Table, roles: Mapping[str, tuple[str, ...]]) -> list[Target]:
     """Every linear layer in the table's order; the parts of a fused original are told by ``fused``."""
     modules, found = dict(denoiser.named_modules()), []
+    rows: dict[str, list[tuple[int, int]]] = {}
+    for path, spot in table.items():
+        if spot.rows and path in modules:
+            rows.setdefault(spot.path, []).append(spot.rows)
     for path, spot in table.items():
         if path in modules and type(modules[path]).__name__ == "Linear":
             role = unet.role(path, roles)
             if spot.rows:
-                names = {"fused": (spot.path, *spot.rows)}
+                names = {"fused": (spot.path, *spot.rows), "fused_parts": tuple(sorted(rows[spot.path]))}
                 found.append(Target(unet.lora_name(path), path, "denoiser", modules[path], role, **names))
             else:
                 stem = unet.lora_name(spot.path)
-                found.append(Target(stem, path, "denoiser", modules[path], role, native=spot.path))
+                found.append(Target(stem, path, "denoiser", modules[path], role, native=spot.path,
+                                    halves_swapped=spot.swapped))  # fmt: skip
     return found

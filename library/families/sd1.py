@@ -32,7 +32,9 @@ SPEC = FamilySpec(
     text_cache_suffix=None,
     roles=unet.ROLES,
     never_touch=(r"\.attn2\.to_[kv]$",),
-    loads_in={"kohya": ("ComfyUI", "Forge", "A1111", "diffusers"), "diffusers": ("diffusers", "ComfyUI")},
+    save_formats=("kohya", "comfy", "diffusers"),
+    loads_in={"kohya": ("ComfyUI", "Forge", "A1111", "diffusers"), "comfy": ("ComfyUI",),
+              "diffusers": ("diffusers", "ComfyUI")},
 )
 
 

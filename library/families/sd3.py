@@ -45,7 +45,8 @@ SPEC = FamilySpec(
     text_cache_suffix="_sd3_te",
     roles=ROLES,
     never_touch=(r"add_[qkv]_proj", r"to_add_out", r"_context", r"context_embedder", r"text_embedder"),
-    loads_in={"diffusers": ("diffusers", "ComfyUI")},
+    save_formats=("kohya", "comfy", "diffusers"),
+    loads_in={"kohya": ("ComfyUI",), "comfy": ("ComfyUI",), "diffusers": ("diffusers", "ComfyUI")},
 )
 
 

@@ -32,7 +32,9 @@ SPEC = FamilySpec(
     text_cache_suffix="_te_outputs",
     roles=unet.ROLES,
     never_touch=(r"\.attn2\.to_[kv]$",),
-    loads_in={"kohya": ("ComfyUI", "Forge", "A1111", "diffusers"), "diffusers": ("diffusers", "ComfyUI")},
+    save_formats=("kohya", "comfy", "diffusers"),
+    loads_in={"kohya": ("ComfyUI", "Forge", "A1111", "diffusers"), "comfy": ("ComfyUI",),
+              "diffusers": ("diffusers", "ComfyUI")},
     fragile_half_vae=True,
 )
 OTHER_WIDTHS = {2560: "refiner", 5632: "Kolors"}

@@ -6,7 +6,9 @@ is the weights themselves plus one tensor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -128,6 +130,22 @@ Source = Place | tuple[Place, ...]
 """Where a tensor lies: one place, or several that are put together along the first axis."""
 
 
+_noted: ContextVar[list[tuple[Any, dict[str, tuple[Place, ...]]]] | None] = ContextVar("noted", default=None)
+
+
+@contextmanager
+def only_places() -> Iterator[list[tuple[Any, dict[str, tuple[Place, ...]]]]]:
+    """Within this context models are loaded without their weights: yields (module, where each of its tensors lies).
+
+    The modules stay on torch's meta device. Tools that change or compare model files need places, not weights.
+    """
+    token = _noted.set([])
+    try:
+        yield _noted.get()  # type: ignore[misc]
+    finally:
+        _noted.reset(token)
+
+
 def fill(
     module: nn.Module,
     places: Mapping[str, Source],
@@ -147,6 +165,9 @@ def fill(
     wanted = {name: tuple(t.shape) for name, t in module.state_dict().items() if name not in given}
     lists = {name: (p,) if isinstance(p, Place) else p for name, p in places.items()}
     _check(wanted, lists, what)
+    if (noted := _noted.get()) is not None:
+        noted.append((module, lists))
+        return module.requires_grad_(False).eval()
     with Reader() as reader:
         for name in sorted(wanted, key=lambda n: (str(lists[n][0].path), lists[n][0].offset)):
             pieces = [reader.read(place, dtype, device) for place in lists[name]]

@@ -41,7 +41,7 @@ DATA = group(
     Flag("train_batch_size", int, 1, "Pictures in one step."),
     Flag("resolution", help="Training size in pixels: one number, or width,height."),
     Flag(
-        "max_data_loader_n_workers", int, 8, "Most threads that prepare pictures ahead; 0 = none, each batch is made when its turn comes."
+        "max_data_loader_n_workers", int, 8, "Most threads that prepare pictures ahead; 0 = none."
     ),
     Flag(
         "persistent_data_loader_workers",

@@ -181,7 +181,7 @@ MEMORY = group(
     Flag("mixed_precision", default="no", help="Number format of the computations.", choices=("no", "fp16", "bf16")),
     Flag("full_fp16", bool, False, "Gradients in fp16 too; needs --mixed_precision fp16."),
     Flag("full_bf16", bool, False, "Gradients in bf16 too; needs --mixed_precision bf16."),
-    Flag("fp8_base", bool, False, "Keep the base model's weights in 8 bits (with --gradient_checkpointing this saves the most)."),
+    Flag("fp8_base", bool, False, "Keep the base model's weights in 8 bits; saves most with --gradient_checkpointing."),
     Flag("fp8_base_unet", bool, False, "Keep the image model's weights alone in 8 bits."),
     Flag(
         "gradient_checkpointing",

@@ -48,13 +48,13 @@ class LossGuard:
         value = "NaN" if math.isnan(loss) else "infinite"
         return guard_problem(
             "stop",
-            "guard_loss",
+            "guard_loss" if last_good else "guard_loss.no_file",
             "--learning_rate",
             value=value,
             count=self.bad,
             step=step,
-            first=first_bad() or "the loss",
-            file=last_good or "-",
+            first=first_bad() or "loss",
+            file=last_good,
             rate=f"{self.rate:g}",
         )
 

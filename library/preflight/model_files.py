@@ -210,14 +210,14 @@ def check_inpainting(context: Context) -> Iterator[Problem]:
 
 @check("model_script", level="files", row="F50")
 def check_script(context: Context) -> Iterator[Problem]:
-    """The model belongs to another entry script."""
+    """The model has an entry script of its own; the model decides what is trained, the script only which flags there are."""
     from library.families.registry import by_script, get
 
     model, family = found(context), by_script(context.script)
     if model is None or model.family is None or family is None or family.SPEC.name == model.family:
         return
     right = get(model.family).SPEC.scripts[0]
-    yield context.stop(
+    yield context.note(
         "model_script", FLAG, name=Path(typed_model(context)).name, what=model.what, script=context.script, right=right
     )
 

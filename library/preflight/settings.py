@@ -274,9 +274,15 @@ def check_half_vae(context: Context) -> Iterator[Problem]:
         yield context.warn("half_vae", "--no_half_vae", title=spec.title)
 
 
+LARGE_BATCH = 8 * 512 * 512
+"""Pixels of a batch from which checkpointing is worth a word."""
+
+
 @check("checkpointing_advice", level="words", row="F06")
 def check_big_batch(context: Context) -> Iterator[Problem]:
     """A large batch without gradient checkpointing is the commonest way out of memory."""
-    batch = context.flag("train_batch_size") or 1
-    if batch >= 8 and not context.flag("gradient_checkpointing"):
-        yield context.note("checkpointing_advice", "--train_batch_size", batch=batch)
+    if context.flag("gradient_checkpointing") or context.config is None:
+        return
+    for part in context.config.data.parts:
+        if part.batch_size * part.resolution[0] * part.resolution[1] >= LARGE_BATCH:
+            yield context.note("checkpointing_advice", "--train_batch_size", batch=part.batch_size)

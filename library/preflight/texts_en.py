@@ -211,7 +211,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "model_folder.family": ("{path} is {what}.", "Choose a model of a supported architecture."),
     "model_folder.parts": ("The diffusers folder {path} is incomplete; missing: {missing}.", "Download the missing parts again."),
     "model_inpainting": ("{name} is an {kind} model ({channels} input channels).", "Choose the ordinary version of the model."),
-    "model_script": ("{name} is {what}, which {script} does not train.", "Use {right} instead; the options are the same."),
+    "model_script": ("{name} is {what}; {script} trains it all the same.",
+                     "{right} has the flags of this kind of model too."),
     "model_version.remove": ("{name} is a Stable Diffusion 1.x model, but --v2 was given.", "Remove --v2."),
     "model_version.add": ("{name} is a Stable Diffusion 2.x model: --v2 is taken as given.",
                           "Add --v2, and --v_parameterization for the 768-v version, which a single file does not tell."),
@@ -445,8 +446,11 @@ TEXTS: dict[str, tuple[str, str]] = {
                    "Use --mixed_precision no with --gradient_checkpointing --cache_latents --train_batch_size 1."),
     "gpu_probe": ("The first computation on your {gpu} failed: {fault}", "Update the NVIDIA driver, or install the torch build for it."),
     # --- during the run
-    "guard_loss": ("The loss became {value} in {count} steps in a row (step {step}); {first} went bad first. Last good file: {file}",
+    "guard_loss": ("The loss became {value} in {count} steps in a row (step {step}). The first to go bad: {first}. Last good file: {file}",
                    "Halve the learning rate (now {rate}), use --mixed_precision bf16, or remove --full_fp16."),
+    "guard_loss.no_file": ("The loss became {value} in {count} steps in a row (step {step}). The first to go bad: {first}. "
+                           "No file had been saved yet.",
+                           "Halve the learning rate (now {rate}), use --mixed_precision bf16, or remove --full_fp16."),
     "guard_latents": ("The VAE gave invalid numbers for {name} (after a second try in fp32).", "Save the picture anew, or remove it."),
     "guard_latents.half": ("The VAE gives invalid numbers in half precision here, so it now runs in fp32. Your pictures are fine.",
                            "Add --no_half_vae to start that way."),

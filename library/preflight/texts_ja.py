@@ -195,7 +195,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "model_folder.family": ("{path} は次のものです: {what}。", "対応しているモデルを選んでください。"),
     "model_folder.parts": ("diffusers フォルダ {path} は不完全です。不足: {missing}", "不足している部分をダウンロードし直してください。"),
     "model_inpainting": ("{name} は {kind} モデルです (入力 {channels} チャンネル)。", "通常版のモデルを選んでください。"),
-    "model_script": ("{name} は {script} では学習できません: {what}。", "{right} を使ってください。オプションは同じです。"),
+    "model_script": ("{name}: {what}。{script} のままでも学習します。",
+                     "この種類のモデル専用のオプションは {right} にあります。"),
     "model_version.remove": ("{name} は Stable Diffusion 1.x ですが、--v2 が指定されています。", "--v2 を除いてください。"),
     "model_version.add": ("{name} は Stable Diffusion 2.x なので、--v2 が指定されたものとして扱います。",
                           "--v2 を追加してください。768-v 版は単一ファイルからは分からないので --v_parameterization も必要です。"),
@@ -419,6 +420,9 @@ TEXTS: dict[str, tuple[str, str]] = {
     # --- 学習中
     "guard_loss": ("loss が {count} ステップ続けて {value} になりました (ステップ {step})。最初に壊れたもの: {first}。最後の正常なファイル: {file}",
                    "学習率 (現在 {rate}) を半分にするか、--mixed_precision bf16 にするか、--full_fp16 を除いてください。"),
+    "guard_loss.no_file": ("loss が {count} ステップ続けて {value} になりました (ステップ {step})。最初に壊れたもの: {first}。"
+                           "保存済みのファイルはまだありません。",
+                           "学習率 (現在 {rate}) を半分にするか、--mixed_precision bf16 にするか、--full_fp16 を除いてください。"),
     "guard_latents": ("VAE が {name} に対して不正な数値を出しました (fp32 でやり直した後)。", "画像を保存し直すか、除いてください。"),
     "guard_latents.half": ("この環境では VAE が半精度で不正な数値を出すため、fp32 に切り替えます。画像に問題はありません。",
                            "--no_half_vae を付けると最初からそうなります。"),

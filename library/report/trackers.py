@@ -54,11 +54,12 @@ class NoTracker:
 class TensorBoard:
     """Event files of TensorBoard. Pictures stay files of their own, as in kohya."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any], arguments: Mapping[str, Any] | None = None) -> None:
+        """``arguments`` go to torch's SummaryWriter."""
         from torch.utils.tensorboard import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        self.writer = SummaryWriter(str(folder), flush_secs=10)
+        self.writer = SummaryWriter(str(folder), **({"flush_secs": 10} | dict(arguments or {})))
         if config:
             self.writer.add_text("config", "\n".join(f"    {key}: {value}" for key, value in config.items()), 0)
 
@@ -138,7 +139,8 @@ def log_folder(log: LogConfig, when: time.struct_time) -> Path | None:
 
 def _tensorboard(start: Start, folder: Path | None) -> Tracker:
     assert folder is not None, "checked by problems()"
-    return TensorBoard(folder / (start.log.tracker_name or DEFAULT_NAME), _shown(start.config))
+    arguments = (start.tracker_settings or {}).get("tensorboard", {})
+    return TensorBoard(folder / (start.log.tracker_name or DEFAULT_NAME), _shown(start.config), arguments)
 
 
 def _wandb(start: Start, folder: Path | None) -> Tracker:

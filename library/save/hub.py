@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,50 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StatePlace:
+    """Where a state folder is on the hub."""
+
+    repo_id: str
+    folder: str
+    revision: str | None = None
+    repo_type: str | None = None
+
+    @classmethod
+    def read(cls, typed: str) -> StatePlace:
+        """``user/repo/folder[:revision[:repo_type]]``, kohya's spelling; UserError for anything else."""
+        place, *rest = typed.split(":")
+        user, _, inner = place.partition("/")
+        repo, _, folder = inner.partition("/")
+        if not (user and repo and folder) or len(rest) > 2:
+            raise UserError(Problem("--resume", f'"{typed}" names no state on the hub.',
+                                    "With --resume_from_huggingface write user/repository/folder, or "
+                                    "user/repository/folder:revision."))
+        return cls(f"{user}/{repo}", folder.strip("/"), *rest)
+
+
+def fetch_state(typed: str, token: str | None = None) -> Path:
+    """Download a state folder from the hub and give its place on this machine.
+
+    Raises UserError where the hub has no such folder or cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+
+    place = StatePlace.read(typed)
+    try:
+        root = snapshot_download(place.repo_id, revision=place.revision, repo_type=place.repo_type, token=token,
+                                 allow_patterns=f"{place.folder}/**")
+    except Exception as error:
+        raise UserError(Problem(f"--resume {typed}", f"the hub did not give it ({type(error).__name__}: "
+                                f"{mask(str(error)).splitlines()[0]})", "Check name and token, or download the folder "
+                                "and give its path without --resume_from_huggingface.")) from error
+    folder = Path(root) / place.folder
+    if not folder.is_dir():
+        raise UserError(Problem(f"--resume {typed}", f"{place.repo_id} has no folder {place.folder}.",
+                                "Look at the repository's files for its name."))
+    return folder
 
 
 class Uploader:

@@ -31,7 +31,7 @@ class ImageEncoder:
         latents = self._encode(pixels_BCHW)
         if not checked or bool(torch.isfinite(latents).all()):
             return latents
-        frame.show([self.guard.check(", ".join(keys))])
+        frame.show([self.guard.check(", ".join(keys))], begun=True)
         self.dtype = torch.float32
         self.parts.vae.to(torch.float32)
         latents = self._encode(pixels_BCHW)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -24,72 +25,89 @@ if TYPE_CHECKING:
 class Guarding(Idle):
     """Watches loss, weights and pace. Stands first among the watchers: nothing is saved of a step that it stops at."""
 
-    def __init__(self, rate: float, saving: Saving):
-        self.saving = saving
+    def __init__(self, rate: float, saving: Saving, warnings: list[str]):
+        self.saving, self.warnings = saving, warnings
         self.loss, self.rise, self.zero = LossGuard(rate), RiseGuard(), ZeroGuard(rate)
         self.slow = SlowGuard(windows=sys.platform == "win32")
         self.first_step = 0
         self.since = 0.0
-        self.told: list[Problem] = []
 
     def on_start(self, session: Session) -> None:
         self.first_step, self.since = session.progress.step, time.monotonic()
 
     def on_step(self, session: Session, log: StepLog) -> None:
         seconds = time.monotonic() - self.since
-        saved = self.saving.files[-1].path if self.saving.files else ""
-        self.tell(session, self.loss.check(log.step, log.loss, lambda: first_bad(session), saved))
+        ends = not math.isfinite(log.loss) and self.loss.bad + 1 >= self.loss.limit
+        kept = self.saving.keep_last_good(session) if ends else ""
+        self.tell(session, self.loss.check(log.step, log.loss, lambda: first_bad(session), kept))
         self.tell(session, self.rise.check(log.step, log.loss))
         self.tell(session, self.zero.check(log.step - self.first_step, lambda: largest_change(session)))
         self.tell(session, self.slow.check(log.step, seconds))
 
     def tell(self, session: Session, problem: Problem | None) -> None:
-        """Show a warning and go on; raise a stop, after keeping the last finite weights where a NaN is the cause."""
+        """Show a warning, note it for the report and go on; raise a stop."""
         if problem is None:
             return
         if problem.severity == "stop":
             raise UserError(problem)
-        self.told.append(problem)
+        self.warnings.append(f"{problem.where}: {problem.what}")
         if session.accelerator.is_main_process:
-            frame.show([problem])
+            frame.show([problem], begun=True)
 
 
 class Watchdog(Idle):
-    """A thread that says so, once, when no step has finished for two minutes: a hang is hard to tell from slowness."""
+    """A thread that says so, once, when a step has been under way for two minutes: a hang is hard to tell from slowness.
+
+    Stands before the other watchers and sleeps while they save, draw and measure; ``PaceMark`` wakes it.
+    """
 
     def __init__(self) -> None:
         self.guard = StuckGuard()
-        self.over = threading.Event()
+        self.over, self.awake = threading.Event(), threading.Event()
 
     def on_start(self, session: Session) -> None:
         if session.accelerator.is_main_process:
-            self.guard.beat(time.monotonic())
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def _watch(self) -> None:
         while not self.over.wait(10):
-            problem = self.guard.check(time.monotonic(), "the step under way")
+            problem = self.guard.check(time.monotonic(), "the step under way") if self.awake.is_set() else None
             if problem is not None:
-                frame.show([problem])
+                frame.show([problem], begun=True)
+
+    def wake(self) -> None:
+        """A step begins."""
+        self.guard.beat(time.monotonic())
+        self.awake.set()
 
     def on_step(self, session: Session, log: StepLog) -> None:
-        self.guard.beat(time.monotonic())
+        self.awake.clear()
+
+    def on_epoch_end(self, session: Session, epoch: int) -> None:
+        self.awake.clear()
 
     def on_end(self, session: Session) -> None:
+        self.awake.clear()
+
+    def close(self) -> None:
         self.over.set()
 
 
 class PaceMark(Idle):
     """Stands last among the watchers: the time they took is not a step's."""
 
-    def __init__(self, guarding: Guarding):
-        self.guarding = guarding
+    def __init__(self, guarding: Guarding, watchdog: Watchdog):
+        self.guarding, self.watchdog = guarding, watchdog
 
     def on_step(self, session: Session, log: StepLog) -> None:
-        self.guarding.since = time.monotonic()
+        self.mark()
 
     def on_epoch_start(self, session: Session, epoch: int) -> None:
+        self.mark()
+
+    def mark(self) -> None:
         self.guarding.since = time.monotonic()
+        self.watchdog.wake()
 
 
 def first_bad(session: Session) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
 
 import torch
 
-from library.util.records import Batch, StepResult
+from library.util.records import Batch, RunEnded, StepResult, UserError
 
 from .objectives import Objective
 from .seeds import SeedBatch
@@ -70,6 +71,9 @@ class Watcher(Protocol):
 
     def on_end(self, session: Session) -> None: ...
 
+    def close(self) -> None:
+        """Let go of files and handlers; called last, however the run ends, even where it never started."""
+
 
 class StopTraining(Exception):
     """Raised by a watcher to end the run early but in order (early stopping, Ctrl+C)."""
@@ -111,37 +115,46 @@ class LoopTools:
 
 
 def run_loop(session: Session, feed: Feed, tools: LoopTools) -> None:
-    """Train from ``session.progress`` to the end of ``tools.length``."""
-    progress, average, length = session.progress, EpochAverage(), tools.length
-    for watcher in tools.watchers:
-        watcher.on_start(session)
+    """Train from ``session.progress`` to the end of ``tools.length``. What ends it early is raised as RunEnded."""
     try:
-        for epoch in range(progress.epoch, length.epochs):
-            for watcher in tools.watchers:
-                watcher.on_epoch_start(session, epoch)
-            session.network.on_epoch_start(session.parts.text_encoders, session.parts.denoiser)
-            left = length.steps_left_in_epoch(progress.batch)
-            for group in _groups(feed.epoch(epoch, progress.batch), length.accumulation, left):
-                if progress.step >= length.steps:
-                    break
-                outcome = take_step(session, group, tools)
-                progress.step += 1
-                progress.batch = min(length.batches, progress.batch + length.batches_per_step)
-                average.add(epoch, (progress.step - 1) % length.steps_per_epoch, outcome.loss)
-                log = StepLog(progress.step, epoch + 1, outcome.loss, average.value, _learning_rates(session),
-                              outcome.extra)
-                for watcher in tools.watchers:
-                    watcher.on_step(session, log)
-            if progress.batch >= length.batches:
-                progress.epoch, progress.batch = epoch + 1, 0
-            for watcher in tools.watchers:
-                watcher.on_epoch_end(session, epoch)
+        for watcher in tools.watchers:
+            watcher.on_start(session)
+        with suppress(StopTraining):
+            run_epochs(session, feed, tools)
+        for watcher in tools.watchers:
+            watcher.on_end(session)
+    except UserError as error:
+        raise RunEnded(*error.problems) from error
+    finally:
+        for watcher in tools.watchers:
+            watcher.close()
+
+
+def run_epochs(session: Session, feed: Feed, tools: LoopTools) -> None:
+    """The epochs and steps that are left. Raises StopTraining where a watcher ends them early."""
+    progress, average, length = session.progress, EpochAverage(), tools.length
+    for epoch in range(progress.epoch, length.epochs):
+        for watcher in tools.watchers:
+            watcher.on_epoch_start(session, epoch)
+        session.network.on_epoch_start(session.parts.text_encoders, session.parts.denoiser)
+        left = length.steps_left_in_epoch(progress.batch)
+        for group in _groups(feed.epoch(epoch, progress.batch), length.accumulation, left):
             if progress.step >= length.steps:
                 break
-    except StopTraining:
-        pass
-    for watcher in tools.watchers:
-        watcher.on_end(session)
+            outcome = take_step(session, group, tools)
+            progress.step += 1
+            progress.batch = min(length.batches, progress.batch + length.batches_per_step)
+            average.add(epoch, (progress.step - 1) % length.steps_per_epoch, outcome.loss)
+            log = StepLog(progress.step, epoch + 1, outcome.loss, average.value, _learning_rates(session),
+                          outcome.extra)
+            for watcher in tools.watchers:
+                watcher.on_step(session, log)
+        if progress.batch >= length.batches:
+            progress.epoch, progress.batch = epoch + 1, 0
+        for watcher in tools.watchers:
+            watcher.on_epoch_end(session, epoch)
+        if progress.step >= length.steps:
+            break
 
 
 def _groups(batches: Iterable[Batch], size: int, count: int) -> Iterator[list[Batch]]:
@@ -196,7 +209,10 @@ class StepOutcome:
 
 
 def _judge(session: Session, results: list[StepResult], norm: Any) -> tuple[float, bool]:
-    """(mean loss, whether the step may be applied); waits for the device once."""
+    """(mean loss, whether the step may be applied); waits for the device once.
+
+    With fp16 the gradient scaler must be asked in every step: it skips what is not finite and lowers its scale.
+    """
     losses = [result.loss.detach().float() for result in results]
     total = torch.stack(losses).sum() if losses else torch.zeros((), device=session.device)
     figures = torch.stack([total, torch.full_like(total, len(losses))])
@@ -206,7 +222,7 @@ def _judge(session: Session, results: list[StepResult], norm: Any) -> tuple[floa
     if norm is not None and not scaled:
         figures = torch.cat([figures, norm.detach().float().reshape(1)])
     total, count, *rest = figures.tolist()
-    return total / count, all(math.isfinite(value) for value in (total, *rest))
+    return total / count, scaled or all(math.isfinite(value) for value in (total, *rest))
 
 
 def synchronise_gradients(session: Session, processes: int) -> None:

@@ -19,7 +19,7 @@ from library.util.records import Target, UserError
 from networks import registry as networks
 from networks.registry import NetworkRequest
 
-from . import checkpointing
+from . import checkpointing, eight_bit
 from .encoding import ImageEncoder
 from .loop import Length
 from .session import Precision, Session, decide_precision, loss_functions, noise_options
@@ -74,14 +74,13 @@ def load(config: RunConfig, family: Family, device: torch.device, precision: Pre
 
 
 def set_attention(config: RunConfig, parts: Parts) -> None:
-    """Switch the denoiser to the asked attention; SDPA, torch's own, needs nothing."""
-    if config.machine.attention == "xformers":
-        from library.util.packages import installed
-
-        if installed("xformers") and torch.cuda.is_available():
-            parts.denoiser.enable_xformers_memory_efficient_attention()
-        else:
-            log.info("--xformers: xformers does not work here; PyTorch's own attention (sdpa) is used, results are equal")
+    """Switch the denoiser to xformers where that was asked for; torch's own attention (with its flash kernels) needs nothing."""
+    if config.machine.attention != "xformers":
+        return
+    if torch.cuda.is_available():
+        parts.denoiser.enable_xformers_memory_efficient_attention()
+    else:
+        log.info("--xformers: it needs an NVIDIA card; PyTorch's own attention (sdpa) is used, results are equal")
 
 
 def attach(config: RunConfig, family: Family, parts: Parts) -> Any:
@@ -97,7 +96,9 @@ def attach(config: RunConfig, family: Family, parts: Parts) -> Any:
         padded = strengths + (1.0,) * (len(settings.base_weights) - len(strengths))
         networks.merge_base(settings.module, replace(request, weights=None, dim_from_weights=False),
                             list(zip(settings.base_weights, padded, strict=False)))
-    return networks.attach(settings.module, request)
+    network = networks.attach(settings.module, request)
+    eight_bit.apply(config.machine, parts)  # last: merging and first weights need the weights as they are
+    return network
 
 
 def chosen_targets(config: RunConfig, family: Family, parts: Parts) -> list[Target]:
@@ -165,4 +166,16 @@ def _register(accelerator: Any, network: Any, optimizer: Any, lr_schedule: Any) 
         _, optimizer, lr_schedule = accelerator.prepare(network, optimizer, lr_schedule)
         return optimizer, lr_schedule
     accelerator.prepare_model(network, evaluation_mode=True)
+    if accelerator.scaler is not None and any(p.dtype is torch.float16 for p in network.get_trainable_params()):
+        allow_half_gradients(accelerator.scaler)
     return accelerator.prepare_optimizer(optimizer), accelerator.prepare_scheduler(lr_schedule)
+
+
+def allow_half_gradients(scaler: Any) -> None:
+    """Let torch's gradient scaler unscale fp16 gradients (``--full_fp16``), which it refuses by itself."""
+    unscale = scaler._unscale_grads_
+
+    def unscale_any(optimizer: Any, inverse_scale: Any, found_inf: Any, _allow_fp16: bool) -> Any:
+        return unscale(optimizer, inverse_scale, found_inf, True)
+
+    scaler._unscale_grads_ = unscale_any

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from library.config.resolve import Detected, resolve
 from library.config.show import text as show_config
 from library.config.toml_file import read_command
+from library.data.files import allow_truncated
 from library.data.plan import DatasetPlan, ScanRules
 from library.data.scan import scan
 from library.families import detect as detection, registry as families
 from library.families.interface import Family
 from library.flags import Flags
+from library.flags.scripts import LATER_SCRIPTS
 from library.preflight import guards, registry as preflight
 from library.util import frame, log as logs
 from library.util.hub_access import go_offline
-from library.util.records import Problem, UserError
+from library.util.records import Problem, RunEnded, UserError
 
 if TYPE_CHECKING:
     from library.config.run_config import RunConfig
 
 
 log = logging.getLogger(__name__)
+TOKENS = {"huggingface_token": "HF_TOKEN", "wandb_api_key": "WANDB_API_KEY"}
+"""Flag -> environment variable."""
 IS_MAIN = logs.process_rank() == 0
 """Whether this process is the one that speaks; others check silently."""
 
@@ -39,7 +44,7 @@ def main(argv: Sequence[str] | None = None, script: str = "train_network.py") ->
         return run(list(sys.argv[1:] if argv is None else argv), script)
     except UserError as error:
         if IS_MAIN:
-            frame.show(error.problems)
+            frame.show(error.problems, begun=isinstance(error, RunEnded))
         return 1
     except KeyboardInterrupt:
         if IS_MAIN:
@@ -49,15 +54,27 @@ def main(argv: Sequence[str] | None = None, script: str = "train_network.py") ->
 
 def run(argv: list[str], script: str) -> int:
     """The ten stages of DESIGN: parse, resolve, preflight, scan, load, cache, attach, prepare, step, save."""
+    return run_flags(read_command(argv, script), argv)
+
+
+def run_flags(flags: Flags, argv: list[str]) -> int:
+    """The same from flags that are read already; ``argv`` is what the report shows as the command."""
     start = time.time()
-    checked = check(read_command(argv, script))
+    refuse_other_architectures(flags.script)
+    hand_over_tokens(flags)
+    checked = check(flags)
     config, family, plan = checked.config, checked.family, checked.plan
     if config.dry_run:
         if IS_MAIN:
             print(show_config(config))
         return 0
     logs.set_up(config.log.console_level, config.log.console_file, config.log.console_simple)
+    if config.debug_dataset:
+        from . import debug_dataset
+
+        return debug_dataset.show(config, plan) if IS_MAIN else 0
     check_machine(checked)
+    config = with_working_attention(config, checked.told)
 
     from . import stages
 
@@ -72,7 +89,22 @@ def run(argv: list[str], script: str) -> int:
     except RuntimeError as error:
         if not guards.is_out_of_memory(error):
             raise
-        raise UserError(guards.out_of_memory(checked.context.flags, stages.memory_in_use())) from error
+        raise RunEnded(guards.out_of_memory(checked.context.flags, stages.memory_in_use())) from error
+
+
+def refuse_other_architectures(script: str) -> None:
+    """UserError for an entry script whose architecture has no family here yet: nothing else would train it rightly."""
+    if script in LATER_SCRIPTS and families.by_script(script) is None:
+        known = ", ".join(spec.title for spec in families.specs())
+        raise UserError(Problem(script, "this architecture is not supported yet.",
+                                f"LoRAs can be trained for {known}; the base model decides, whichever script is started."))
+
+
+def hand_over_tokens(flags: Flags) -> None:
+    """Put typed tokens where the clients of the hub and of Weights & Biases look; they are kept nowhere else."""
+    for name, variable in TOKENS.items():
+        if flags[name]:
+            os.environ[variable] = flags[name].strip()
 
 
 @dataclass(frozen=True)
@@ -111,6 +143,7 @@ def examine(flags: Flags) -> Examined:
         except UserError as error:
             theirs = error.problems
     if config is not None:
+        allow_truncated(config.data.allow_truncated)
         spec = families.get(config.model.family).SPEC
         plan = scan(config.data, ScanRules(spec.bucket_step, spec.cache_suffix, spec.text_cache_suffix,
                                            config.cache.latents, config.loop.seed))
@@ -132,6 +165,13 @@ def check_machine(checked: Checked) -> None:
         problems = preflight.run(checked.context, levels)
         tell(problems)
         checked.told.extend(problems)
+
+
+def with_working_attention(config: RunConfig, told: list[Problem]) -> RunConfig:
+    """The same run with torch's own attention where a check has said that xformers does not work here."""
+    if not any(problem.check.startswith("xformers_") for problem in told):
+        return config
+    return replace(config, machine=replace(config.machine, attention="sdpa"))
 
 
 def tell(problems: list[Problem]) -> None:

@@ -68,6 +68,12 @@ class Saving(Idle):
         if self.uploader is not None:
             self.uploader.finish()
 
+    def keep_last_good(self, session: Session) -> str:
+        """Save the weights of a run that stops on a NaN: steps without a number were not applied, so these are finite."""
+        name = f"{self.names.stem}-lastgood.{self.names.extension}"
+        self.write(session, name, None)
+        return str(self.save.output_dir / name)
+
     def write(self, session: Session, file_name: str, state_name: str | None) -> None:
         """Write one file and, where it has a name, the state folder beside it."""
         folder = self.save.output_dir

@@ -14,6 +14,7 @@ import torch
 
 from library.config.run_config import RunConfig
 from library.config.show import to_json
+from library.config.toml_text import read_settings
 from library.data.loading import Feed, Pictures, Setting, Sources, check_lengths, step_plan
 from library.data.plan import DatasetPlan
 from library.families.interface import Family, Parts
@@ -24,16 +25,15 @@ from library.save.hub import Uploader
 from library.util import frame
 from library.util.records import Problem
 
-from . import caching, facts, prepare, seeds
+from . import caching, facts, position, prepare, seeds
 from .guarding import Guarding, PaceMark, Watchdog
 from .loop import Length, LoopTools, run_loop
 from .objectives import denoise
 from .sampling import Sampling
 from .saving import Saving
 from .session import Session, decide_precision
-from .state import load_state
 from .telling import Telling
-from .validation import Validation
+from .validation import EarlyStopping, Validation
 from .watchers import Idle, Interrupt, Journal, ProgressLine
 
 log = logging.getLogger(__name__)
@@ -107,6 +107,7 @@ def session(made: Material, family: Family) -> tuple[Session, Any]:
     config = made.config
     if not config.loop.kohya_order:
         seeds.seed_everything(seeds.derive(config.loop.seed, "adapter"))
+    prepare.set_attention(config, made.parts)
     network = prepare.attach(config, family, made.parts)
     return prepare.prepare(config, family, made.parts, network, made.accelerator, made.length)
 
@@ -116,11 +117,9 @@ def train(made: Material, family: Family, argv: list[str], told: list[Problem]) 
     config = made.config
     here, optimizer = session(made, family)
     fingerprint = facts.fingerprint(config, made.length)
-    if config.loop.resume:
-        notes = load_state(here, Path(config.loop.resume), fingerprint, made.length)
-        if made.accelerator.is_main_process:
-            frame.show(notes)
-        log.info("resuming after step %d of %d", here.progress.step, made.length.steps)
+    notes = position.begin(here, fingerprint, made.length)
+    if made.accelerator.is_main_process:
+        frame.show(notes)
     model = facts.model_facts(config, family, made.parts)
     saving = Saving(config, facts.run_facts(config, model, made.plan, optimizer, made.length), fingerprint, made.length,
                     uploader(config) if made.accelerator.is_main_process else None)
@@ -170,7 +169,8 @@ def watch_and_tell(made: Material, family: Family, saving: Saving, argv: list[st
     config = made.config
     sampling = Sampling(config, read_prompts(config.sample.prompts)) if config.sample.prompts else None
     start = trackers.Start(log=config.log, config=dict(facts.plain_settings(config)) if config.log.log_config else {},
-                           when=time.localtime(), wandb_key=os.environ.get("WANDB_API_KEY"))
+                           when=time.localtime(), wandb_key=os.environ.get("WANDB_API_KEY"),
+                           tracker_settings=read_settings(config.log.tracker_config).data if config.log.tracker_config else {})
     report = facts.report(config, family, made.plan, argv)
     return Telling(report, trackers.create(start, made.accelerator.is_main_process), saving, sampling, made.length,
                    config.save.output_dir / f"{config.save.output_name}-report",
@@ -180,16 +180,21 @@ def watch_and_tell(made: Material, family: Family, saving: Saving, argv: list[st
 def watchers(made: Material, saving: Saving, telling: Telling) -> tuple[Idle, ...]:
     """Everything that happens around the steps, in the order in which it happens."""
     config = made.config
-    guarding = Guarding(config.optimizer.unet_lr or config.optimizer.lr, saving)
-    found: list[Idle] = [guarding, ProgressLine(made.length.steps, made.length.epochs), Journal(telling.folder / "log.jsonl")]
+    guarding = Guarding(config.optimizer.unet_lr or config.optimizer.lr, saving, telling.report.warnings)
+    watchdog = Watchdog()
+    found: list[Idle] = [watchdog, guarding, ProgressLine(made.length.steps, made.length.epochs),
+                         Journal(telling.folder / "log.jsonl"), saving]
     if telling.sampling is not None:
-        found.append(telling.sampling)
-    found.append(saving)
+        found.append(telling.sampling)  # after saving: pictures take long, and nothing is lost where they are broken off
+    last: list[Idle] = []
     if made.plan.validation:
         held_out = Pictures(made.plan.validation_plan(), setting(config, made.length), made.sources)
         seed = config.validation.seed if config.validation.seed is not None else config.loop.seed
-        found.append(Validation(config.validation, partial(Feed(held_out).epoch, 0), denoise, seed, telling.validated))
-    return (*found, telling, Interrupt(), Watchdog(), PaceMark(guarding))
+        validation = Validation(config.validation, partial(Feed(held_out).epoch, 0), denoise, seed, telling.validated)
+        found.append(validation)
+        if config.validation.patience:
+            last.append(EarlyStopping(validation, saving, config.validation.patience))
+    return (*found, telling, *last, Interrupt(), PaceMark(guarding, watchdog))
 
 
 def keep_config(config: RunConfig, folder: Path, is_main: bool) -> None:

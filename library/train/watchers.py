@@ -34,6 +34,9 @@ class Idle:
     def on_end(self, session: Session) -> None:
         pass
 
+    def close(self) -> None:
+        pass
+
 
 class ProgressLine(Idle):
     """The line that people and front ends read: ``steps:  12%|..| 120/1000 [.., avr_loss=0.0812]``."""
@@ -57,7 +60,11 @@ class ProgressLine(Idle):
         self.bar.update(1)
 
     def on_end(self, session: Session) -> None:
-        self.bar.close()
+        self.close()
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
 
 class Journal(Idle):
@@ -89,7 +96,7 @@ class Journal(Idle):
             self.stream.write(json.dumps(record) + "\n")
             self.stream.flush()
 
-    def on_end(self, session: Session) -> None:
+    def close(self) -> None:
         if self.stream is not None:
             self.stream.close()
 
@@ -128,6 +135,6 @@ class Interrupt(Idle):
         asked = torch.tensor([float(self.asked)], device=session.device)
         return bool(accelerator.reduce(asked, reduction="sum") > 0)
 
-    def on_end(self, session: Session) -> None:
+    def close(self) -> None:
         if self.former is not None:
             signal.signal(signal.SIGINT, self.former)

@@ -24,7 +24,10 @@ WORDS = {
         "title": "Before the training starts: {stops} to mend, {warns} to know",
         "title_stop": "The training did not start: {stops} to mend",
         "title_warn": "Good to know before the training starts",
+        "begun_stop": "The training stopped: {stops} to mend",
+        "begun_warn": "Seen during the training",
         "last": "Not started. The cause: {where}: {what}",
+        "begun_last": "Stopped. The cause: {where}: {what}",
         "more": " (and {more} more above)",
         "wrapper": '(The lines about a "non-zero exit status" below come from accelerate and add nothing.)',
     },
@@ -36,7 +39,10 @@ WORDS = {
         "title": "学習を始める前の確認: 要修正 {stops} 件、注意 {warns} 件",
         "title_stop": "学習を開始できませんでした: 要修正 {stops} 件",
         "title_warn": "学習開始前のお知らせ",
+        "begun_stop": "学習を中断しました: 要修正 {stops} 件",
+        "begun_warn": "学習中のお知らせ",
         "last": "開始できませんでした。原因: {where}: {what}",
+        "begun_last": "中断しました。原因: {where}: {what}",
         "more": " (ほか {more} 件は上にあります)",
         "wrapper": '(この下に出る accelerate の "non-zero exit status" は、終了したという知らせだけで、原因ではありません。)',
     },
@@ -96,7 +102,9 @@ def _pieces(text: str) -> list[str]:
     return pieces
 
 
-def render(problems: Sequence[Problem], width: int = 96, language: str = "en", ascii_only: bool = False) -> str:
+def render(
+    problems: Sequence[Problem], width: int = 96, language: str = "en", ascii_only: bool = False, begun: bool = False
+) -> str:
     """Lay problems out in a frame of ``width`` columns, worst last; "" where there are none."""
     if not problems:
         return ""
@@ -104,7 +112,10 @@ def render(problems: Sequence[Problem], width: int = 96, language: str = "en", a
     words = WORDS[language]
     stops = sum(p.severity == "stop" for p in problems)
     warns = len(problems) - stops
-    key = "title" if stops and warns else "title_stop" if stops else "title_warn"
+    if begun:
+        key = "begun_stop" if stops else "begun_warn"
+    else:
+        key = "title" if stops and warns else "title_stop" if stops else "title_warn"
     lines = [f"{box.corners[0]}{box.line * 2} {words[key].format(stops=stops, warns=warns)} "]
     lines[0] += box.line * max(0, width - columns(lines[0]))
     for number, problem in enumerate(sorted(problems, key=lambda p: ORDER[p.severity])):
@@ -124,13 +135,15 @@ def _entry(problem: Problem, words: dict[str, str], width: int) -> list[str]:
     return lines
 
 
-def last_line(problems: Sequence[Problem], language: str = "en", launched: bool | None = None) -> str:
+def last_line(
+    problems: Sequence[Problem], language: str = "en", launched: bool | None = None, begun: bool = False
+) -> str:
     """Repeat the first stop in one line, the last thing before exit; "" where nothing stops the run."""
     stops = [p for p in problems if p.severity == "stop"]
     if not stops:
         return ""
     words = WORDS[language]
-    line = words["last"].format(where=stops[0].where, what=" ".join(stops[0].what.split()))
+    line = words["begun_last" if begun else "last"].format(where=stops[0].where, what=" ".join(stops[0].what.split()))
     line += words["more"].format(more=len(stops) - 1) if len(stops) > 1 else ""
     if launched if launched is not None else "ACCELERATE_MIXED_PRECISION" in os.environ:
         line += "\n" + words["wrapper"]
@@ -161,12 +174,14 @@ def can_show(sample: str, encoding: str | None) -> bool:
 
 
 def show(
-    problems: Iterable[Problem], stream: TextIO | None = None, language: str | None = None, launched: bool | None = None
+    problems: Iterable[Problem], stream: TextIO | None = None, language: str | None = None,
+    launched: bool | None = None, begun: bool = False,
 ) -> None:
     """Print problems in a frame, worst last, and repeat the cause of a stop as the very last line.
 
     Never raises UnicodeEncodeError: the frame falls back to ASCII, and Japanese to English words of the frame, where
-    the stream's encoding lacks them. ``launched`` tells whether accelerate started the program (None: look).
+    the stream's encoding lacks them. ``launched`` tells whether accelerate started the program (None: look), ``begun``
+    whether the training was under way.
     """
     problems = list(problems)
     if not problems:
@@ -177,7 +192,7 @@ def show(
     if not can_show(WORDS[language]["last"], encoding):
         language = "en"
     width = max(60, min(110, shutil.get_terminal_size((96, 24)).columns - 1))
-    text = render(problems, width, language, ascii_only=not can_show("━┃┏┗┠─", encoding))
-    last = last_line(problems, language, launched)
+    text = render(problems, width, language, not can_show("━┃┏┗┠─", encoding), begun)
+    last = last_line(problems, language, launched, begun)
     stream.write(printable(f"\n{text}\n{last}\n" if last else f"\n{text}\n", encoding))
     stream.flush()

@@ -62,15 +62,48 @@ class SafeHandler(logging.StreamHandler):
             self.handleError(record)
 
 
+class LastingStream(io.TextIOWrapper):
+    """A stream that falls silent when nobody reads it any more (a closed pipe, a full disk): a run goes on without it."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            self._fall_silent()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError:
+            self._fall_silent()
+
+    def _fall_silent(self) -> None:
+        """Send what follows nowhere, what waits in the buffer included."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+
+
 def safe_streams() -> None:
-    """Make stdout and stderr replace what their encoding lacks, so that no print can end a run.
+    """Make stdout and stderr such that no print can end a run: what their encoding lacks is replaced, a closed pipe ignored.
 
     The encoding itself stays: a console in cp932 shows cp932. Streams that other programs put in place (notebooks)
-    have no ``reconfigure`` and are left alone.
+    stay theirs. Where there are none (``>&-``, pythonw), what is printed goes nowhere.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    sys.stdout, sys.stderr = _safe(sys.stdout, sys.__stdout__), _safe(sys.stderr, sys.__stderr__)
+
+
+def _safe(stream: TextIO | None, original: TextIO | None) -> TextIO:
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (stays open as long as the program)
+    if stream is original and isinstance(stream, io.TextIOWrapper):
+        stream.flush()
+        return LastingStream(stream.buffer, encoding=stream.encoding, errors="replace", line_buffering=stream.line_buffering,
+                             write_through=stream.write_through)
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")
+    return stream
 
 
 def prepare_environment() -> None:
@@ -78,6 +111,7 @@ def prepare_environment() -> None:
     if os.name == "nt":
         os.environ.setdefault("HF_HUB_DISABLE_SYMLINKS_WARNING", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it is imported, and speaks, before logging is set up
 
 
 def set_up(

@@ -41,6 +41,10 @@ class UserError(Exception):
         self.problems = list(problems)
 
 
+class RunEnded(UserError):
+    """Problems that end a run which was under way: the frame then says that it stopped, not that it did not start."""
+
+
 @dataclass
 class Batch:
     """What one part of a step trains on: pictures of one size at one adapter strength.
@@ -64,6 +68,8 @@ class Batch:
     """Adapter multiplier of this batch; None outside slider training (the adapter then stays at 1)."""
     keys: list[str] = field(default_factory=list)
     """Paths of the pictures, for messages."""
+    attributes: list[dict[str, Any]] = field(default_factory=list)
+    """``custom_attributes`` of each picture's subset, for objectives of one's own; nothing here reads them."""
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -92,6 +98,10 @@ class Target:
     """Dotted path in the original checkpoint's spelling, for files in ComfyUI's format; None = the same as ``path``."""
     fused: tuple[str, int, int] | None = None
     """(path, first row, rows) in the module of the original that fuses this one with others (qkv); ``native`` is None then."""
+    fused_parts: tuple[tuple[int, int], ...] = ()
+    """(first row, rows) of every part of the module that ``fused`` names, in order."""
+    halves_swapped: bool = False
+    """True where the original has the two halves of this layer's rows in the other order; ``native`` names it there."""
 
 
 @dataclass(frozen=True)

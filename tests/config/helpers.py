@@ -25,7 +25,7 @@ class Options:
     clip_skip: int | None = None
 
 
-FAMILY = SimpleNamespace(SPEC=SimpleNamespace(title="A Model", bucket_step=64), Options=Options)
+FAMILY = SimpleNamespace(SPEC=SimpleNamespace(title="A Model", bucket_step=64, save_formats=("kohya", "diffusers")), Options=Options)
 
 
 def resolved(argv=(), script="train_network.py", needed=True, **found):

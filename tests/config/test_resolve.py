@@ -186,6 +186,7 @@ CONTRADICTIONS = [
     ("--optimizer_args a=[1", "cannot be read"),
     ("--lr_warmup_steps=1.5 --lr_scheduler=cosine", "neither"),
     ("--enable_bucket --bucket_reso_steps=32", "multiple of 64"),
+    ("--save_format=comfy", "kohya or diffusers"),
     ("--learning_rate=-1", "0 or more"),
     ("--base_weights_multiplier 1", "--base_weights"),
     ("--text_encoder_lr=0 --unet_lr=0", "nothing would be trained"),

@@ -216,7 +216,9 @@ WORDS: dict[str, Case] = {
     "saved_as_pickle": lambda w: w.context(save_model_as="ckpt"),
     "save_precision_low": lambda w: w.context(save_precision="bf16"),
     "half_vae": lambda w: w.full("sdxl_train_network.py", family="sdxl", plan=False),
-    "checkpointing_advice": lambda w: w.context(train_batch_size=8, gradient_checkpointing=False),
+    "checkpointing_advice": lambda w: w.full(
+        train_batch_size=8, gradient_checkpointing=None, resolution="512,512", max_bucket_reso=1024
+    ),
     "python_version": lambda w: w.context(machine={"python": (3, 10, 6)}),
     "packages_missing": lambda w: w.context(machine=without("toml", "safetensors")),
     "versions_tested": lambda w: w.context(machine=without(diffusers="0.30.0")),

@@ -81,6 +81,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_changes_nothing(train, monke
     assert run.code == 1
     assert "NaN" in capsys.readouterr().err
     assert "lora.safetensors" not in run.files
+    assert all(torch.isfinite(tensor).all() for tensor in run.tensors("lora-lastgood.safetensors").values())
 
 
 def test_dry_run_shows_the_settings_and_trains_nothing(train, capsys):

@@ -134,3 +134,11 @@ def test_prints_to_a_japanese_or_western_pipe_end_no_run() -> None:
             timeout=60,
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_what_ends_a_run_under_way_is_not_said_to_have_kept_it_from_starting() -> None:
+    out = stream("utf-8")
+    frame.show([STOP], out, launched=False, begun=True)
+    text = written(out)
+    assert "The training stopped: 1 to mend" in text and "start" not in text.replace("started", "")
+    assert text.strip().splitlines()[-1].startswith("Stopped. The cause: --resolution")
