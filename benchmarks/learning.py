@@ -33,12 +33,14 @@ def trained(flags: list[str], folder: Path) -> tuple[Path, dict[str, float]]:
     """Train as the quickstart does, with further flags; the file, the seconds it took and the losses."""
     begun = time.monotonic()
     subprocess.run([sys.executable, str(ROOT / "train_network.py"), "--config_file", str(ROOT / "examples" / "quickstart.toml"),
-                    f"--output_dir={folder}", "--output_name=zobi", f"--logging_dir={folder / 'logs'}", *flags], cwd=ROOT, check=True)
+                    f"--output_dir={folder}", "--output_name=zobi", f"--logging_dir={folder / 'logs'}", *flags], cwd=ROOT,
+                    check=True)
     seconds = time.monotonic() - begun
     lines = (folder / "zobi-report" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
     tenth = max(1, len(losses) // 10)
-    return folder / "zobi.safetensors", {"seconds": seconds, "steps": len(losses), "loss of first tenth": float(np.mean(losses[:tenth])),
+    return folder / "zobi.safetensors", {"seconds": seconds, "steps": len(losses),
+                                         "loss of first tenth": float(np.mean(losses[:tenth])),
                                          "loss of last tenth": float(np.mean(losses[-tenth:]))}
 
 
@@ -68,7 +70,8 @@ def drawn(pipeline: Any, prompts: list[str], seed: int) -> list[world.Reading]:
 def subject_prompts(count: int, seed: int) -> tuple[list[str], list[world.Scene]]:
     """Prompts in the manner of the data set's captions, of scenes that it does not hold."""
     scenes = world.subject_scenes(count, seed)
-    return [", ".join([world.SUBJECT] + [tag.replace(f" {world.SUBJECT}", "") for tag in world.tags(scene)]) for scene in scenes], scenes
+    return [", ".join([world.SUBJECT] + [tag.replace(f" {world.SUBJECT}",
+                                                     "") for tag in world.tags(scene)]) for scene in scenes], scenes
 
 
 def measured(file: Path) -> dict[str, float]:
@@ -84,7 +87,8 @@ def measured(file: Path) -> dict[str, float]:
         "subject": part(reading.shape == world.SUBJECT for reading in subject),
         "subject before": knew,
         "subject's colour": world.agreement(scenes, subject)["colour"],
-        "unharmed": part((one.shape, one.colour) == (other.shape, other.colour) for one, other in zip(base, after, strict=True)),
+        "unharmed": part((one.shape, one.colour) == (other.shape, other.colour) for one, other in zip(base, after,
+                                                                                                      strict=True)),
         "shape unharmed": part(one.shape == other.shape for one, other in zip(base, after, strict=True)),
         "subject without trigger": part(reading.shape == world.SUBJECT for reading in after),
     }

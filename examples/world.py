@@ -481,19 +481,20 @@ def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def _fine_box(mask: np.ndarray, alpha: np.ndarray) -> tuple[float, float, float, float]:
-    """`_box` moved outwards or inwards by the part of the outermost pixels that is covered."""
+    """`_box` to parts of a pixel: where the coverage falls below one half between two pixels' centres."""
     top, bottom, left, right = _box(mask)
-    rows, columns = np.pad(alpha, 1)[:, left + 1 : right + 1].max(1), np.pad(alpha, 1)[top + 1 : bottom + 1].max(0)
+    rows = np.pad(alpha[:, left:right].max(1), 1)
+    columns = np.pad(alpha[top:bottom].max(0), 1)
 
-    def edge(profile: np.ndarray, inside: int, outside: int) -> float:
-        beyond = profile[outside + 1] if profile[outside + 1] > 0.1 else 0.0
-        return 1.0 - float(profile[inside + 1]) - float(beyond)
+    def beyond(profile: np.ndarray, inside: int, step: int) -> float:
+        here, there = profile[inside + 1], min(profile[inside + 1 + step], 0.5)
+        return float((here - 0.5) / (here - there)) - 0.5
 
     return (
-        top + edge(rows, top, top - 1),
-        bottom - edge(rows, bottom - 1, bottom),
-        left + edge(columns, left, left - 1),
-        right - edge(columns, right - 1, right),
+        top - beyond(rows, top, -1),
+        bottom + beyond(rows, bottom - 1, 1),
+        left - beyond(columns, left, -1),
+        right + beyond(columns, right - 1, 1),
     )
 
 

@@ -23,7 +23,7 @@ from networks import keys, lycoris_fixes
 from networks.base import LoadInfo
 
 if TYPE_CHECKING:
-    from networks.registry import NetworkRequest
+    from networks.request import NetworkRequest
 
 
 def create_foreign(module: ModuleType, module_name: str, request: NetworkRequest) -> ForeignNetwork:

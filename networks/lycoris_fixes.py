@@ -20,7 +20,7 @@ from networks import keys
 if TYPE_CHECKING:
     import torch
 
-    from networks.registry import NetworkRequest
+    from networks.request import NetworkRequest
 
 logger = logging.getLogger(__name__)
 

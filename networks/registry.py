@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from library.util.records import Problem, Target, UserError
+from library.util.records import Problem, UserError
+from networks.request import NetworkRequest
 
 # word behind --network_module -> our module; kohya has one LoRA file per architecture, here the targets differ
 _OURS: dict[str, str] = {
@@ -25,28 +25,6 @@ _OURS: dict[str, str] = {
     "networks.loha": "networks.loha",
     "networks.lokr": "networks.lokr",
 }
-
-
-@dataclass(frozen=True)
-class NetworkRequest:
-    """What a network is to be made from."""
-
-    targets: Sequence[Target]
-    dim: int | None = None
-    alpha: float | None = 1.0
-    dropout: float | None = None
-    args: Mapping[str, str] = field(default_factory=dict)
-    vae: Any = None
-    text_encoders: Sequence[Any] = ()
-    denoiser: Any = None
-    multiplier: float = 1.0
-    weights: Path | None = None
-    """File to go on from (``--network_weights``)."""
-    dim_from_weights: bool = False
-    extra_targets: Sequence[Target] = ()
-    """Modules that get no adapter by default but have a name in files; foreign modules may adapt them."""
-    train_denoiser: bool = True
-    train_text_encoder: bool = True
 
 
 def names() -> list[str]:

@@ -76,6 +76,7 @@ LOOSE_ACCESS = {
 FOREIGN_WORDS = {
     "library/config/front_ends.py": "names of other programs' switches, among them an architecture's",
     "library/config/gui_json.py": "keys of another program's JSON files, among them an architecture's",
+    "library/flags/kohya_scripts.py": "choices of a flag of kohya's, among them an architecture's",
 }
 """Files in which a family's name is a key that another program writes."""
 

@@ -576,6 +576,8 @@ def save_model(plan: Plan, parts: Parts) -> None:
     shutil.rmtree(swap / "tokenizer")
     write_tokenizer(swap / "tokenizer")
     save_text_encoder(halves.text_encoder, swap / "text_encoder")
+    # Not PNDM's, but SD 1.5's file has it: a DDIM scheduler made from this one would else clip the latents.
+    set_config(swap / "scheduler" / "scheduler_config.json", clip_sample=False)
     for file in sorted(path for path in swap.rglob("*") if path.is_file()):
         target = plan.folder / file.relative_to(swap)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -588,15 +590,20 @@ def save_text_encoder(module: CLIPTextModel, folder: Path) -> None:
     bare = {name.removeprefix("text_model."): value for name, value in module.state_dict().items()}
     weights = {f"text_model.{name}": value.contiguous() for name, value in bare.items() if "position_ids" not in name}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config.pop("dtype", None)
-    config["torch_dtype"] = "float32"  # as in SD 1.5; without it transformers 5 leaves float16 weights as they are
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", newline="\n")
+    # As in SD 1.5; without it transformers 5 leaves float16 weights as they are.
+    set_config(folder / "config.json", torch_dtype="float32", dtype=None)
+
+
+def set_config(path: Path, **entries: object) -> None:
+    """Sets entries of a JSON file; None takes one out."""
+    config = json.loads(path.read_text(encoding="utf-8")) | entries
+    config = {name: value for name, value in config.items() if name not in entries or value is not None}
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
 def load_parts(folder: Path, device: torch.device) -> Parts:
     """A saved model's modules in float32."""
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32).to(device)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder).to(device)
     return Parts(pipeline.vae, pipeline.unet, pipeline.text_encoder, pipeline.tokenizer)
 
 

@@ -108,8 +108,14 @@ def whole_steps(rules: BucketRules) -> tuple[BucketRules, list[Problem]]:
     """Round the smallest side down and the largest up to steps, with notes; stops where they contradict the resolution."""
     from dataclasses import replace
 
-    low, high = rules.min_side - rules.min_side % rules.step, -(-rules.max_side // rules.step) * rules.step
+    low = max(rules.step, rules.min_side - rules.min_side % rules.step)
+    high = -(-rules.max_side // rules.step) * rules.step
     problems = []
+    if min(rules.resolution) < rules.step:
+        width, height = rules.resolution
+        problems.append(Problem("--resolution", f"{width}x{height} is smaller than one bucket step ({rules.step}).",
+                                f"Give {rules.step} or more, or leave out --enable_bucket."))
+        rules = replace(rules, resolution=(max(width, rules.step), max(height, rules.step)))
     for flag, given, used in (("--min_bucket_reso", rules.min_side, low), ("--max_bucket_reso", rules.max_side, high)):
         if given != used:
             problems.append(Problem(flag, f"{given} is no multiple of --bucket_reso_steps {rules.step}; {used} is used.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,19 +15,19 @@ from library.util.records import Target
 def targets(name: str) -> list[Target]:
     """Every module of a family that has a name in LoRA files: usual targets first, then those outside the blocks."""
     family = registry.get(name)
-    built = _components(name)
-    denoiser = built.get("unet") or built["transformer"]
-    encoders = [built[slot.part] for slot in family.SPEC.text_slots if slot.trainable and slot.part in built]
-    parts = Parts(denoiser, None, encoders, [], family.Options())
+    texts = [slot.part for slot in family.SPEC.text_slots if slot.trainable]
+    built = _components(name, {"unet", "transformer", *texts})
+    denoiser = built["unet"] if "unet" in built else built["transformer"]
+    parts = Parts(denoiser, None, [built[part] for part in texts if part in built], [], family.Options())
     return family.adapter_targets(parts) + family.extra_targets(parts)
 
 
-def _components(name: str) -> dict[str, Any]:
+def _components(name: str, wanted: set[str]) -> dict[str, Any]:
     """The classes of the tiny model with the configurations of the released one, on the meta device."""
     table = source.asset(f"tiny/{name}.json")["components"]
     released = source.asset(f"{name}.json")
-    return {part: weights.empty(lambda entry=_released(entry, released[part]): tiny._build(entry))
-            for part, entry in table.items() if part in released and part not in ("scheduler", "vae") and "class" in entry}
+    return {part: weights.empty(functools.partial(tiny.build, _released(entry, released[part])))
+            for part, entry in table.items() if part in wanted and part in released}
 
 
 def _released(entry: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,8 +40,10 @@ def is_called(name: str, told: str) -> bool:
     """Whether ``ss_base_model_version`` or ``modelspec.architecture`` means this family."""
     family = registry.get(name)
     options = family.Options()
-    version, spec = family.base_version(options), family.architecture(options)
-    # sd_v1, sd_v2_v and the like are one family; so are stable-diffusion-v1 and -v2.
-    return told.lower().startswith((version.rstrip("0123456789"), spec.rstrip("0123456789")))
+    # Versions of one family (sd_v1, sd_v2_v; flux1, flux-1-schnell) differ in signs and in the number behind the v.
+    words = (_plain(family.base_version(options)), _plain(family.architecture(options)))
+    return _plain(told).startswith(tuple(re.sub(r"v\d$", "v", word) for word in words))
 
 
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())

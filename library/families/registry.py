@@ -15,7 +15,11 @@ MODULES = {
     "sd1": "library.families.sd1",
     "sdxl": "library.families.sdxl",
     "flux1": "library.families.flux1",
+    "chroma": "library.families.chroma",
     "sd3": "library.families.sd3",
+    "zimage": "library.families.zimage",
+    "lumina2": "library.families.lumina2",
+    "qwenimage": "library.families.qwenimage",
 }
 """Name -> module, in the order in which detection asks them."""
 

@@ -16,7 +16,7 @@ from library.util.hub_access import patiently, present_place
 from library.util.records import Problem, UserError
 
 FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".sft")
-_REPO = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$|^[A-Za-z0-9][\w-]*$")
+_REPO = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 
 
 def cleaned(text: str) -> str:
@@ -25,7 +25,7 @@ def cleaned(text: str) -> str:
 
 
 def looks_like_path(text: str) -> bool:
-    """Tell a path that does not exist from a hub id: by endings, drives, backslashes, several slashes, leading dots."""
+    """Tell a path that does not exist from a hub id: by endings, drives, backslashes, leading dots, no slash or several."""
     return (
         text.lower().endswith(FILE_ENDINGS)
         or "\\" in text

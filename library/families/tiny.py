@@ -40,12 +40,13 @@ def components(name: str, seed: int) -> dict[str, Any]:
             if part == "scheduler":
                 built[part] = entry["config"]
             elif "kind" not in entry:
-                built[part] = _build(entry).requires_grad_(False).eval()
+                built[part] = build(entry).requires_grad_(False).eval()
                 _mend(built[part])
     return built
 
 
-def _build(entry: dict[str, Any]) -> Any:
+def build(entry: dict[str, Any]) -> Any:
+    """A model from an entry's class and configuration."""
     library = importlib.import_module(entry["lib"])
     made = library.__dict__.get(entry["class"]) or getattr(library, entry["class"])
     if "config_class" not in entry:
@@ -70,3 +71,31 @@ def t5_tokenizer() -> Any:
 
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0), *((chr(c), -3.0) for c in range(33, 127))]
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
+
+
+QWEN_MARKS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<|vision_start|>", "<|vision_end|>",
+              "<|image_pad|>")  # fmt: skip
+QWEN_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def qwen_tokenizer() -> Any:
+    """A Qwen tokenizer that spells text in single bytes, with the chat template's marks."""
+    from transformers import Qwen2Tokenizer
+
+    tokens = [*byte_characters(), *QWEN_MARKS]
+    made = Qwen2Tokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=[], model_max_length=1024,
+                          extra_special_tokens=list(QWEN_MARKS[1:]))  # fmt: skip
+    made.chat_template = QWEN_TEMPLATE
+    return made
+
+
+def gemma_tokenizer() -> Any:
+    """A Gemma tokenizer that spells text in single characters."""
+    from transformers import GemmaTokenizer
+
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "\u2581", *(f"<0x{i:02X}>" for i in range(256)),
+              *(chr(c) for c in range(33, 127))]  # fmt: skip
+    return GemmaTokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=[], model_max_length=512)

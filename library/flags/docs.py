@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+from collections.abc import Mapping
 from pathlib import Path
 
 from library.flags.flag import Flag
@@ -17,8 +19,11 @@ WORDS = {
 }
 
 
-def markdown() -> str:
-    """All flags as tables, one for each group: the flag, its default, what it does, how it is served here."""
+def markdown(shown_by: Mapping[str, str]) -> str:
+    """All flags as tables by group: the flag, its default, what it does, how it is served here, the test that shows it.
+
+    ``shown_by``: flag -> test.
+    """
     lines = [
         "# Flags",
         "",
@@ -26,16 +31,26 @@ def markdown() -> str:
         f"`python {NETWORK} --help` shows the same. A flag may be shortened to any unique beginning. Where a script "
         "differs in a default, that stands in the second column. *Accepted* means that the flag concerns speed or "
         "memory alone and is served in another way, with one line of notice; "
-        "*not available* means that the run stops with that sentence.",
+        "*not available* means that the run stops with that sentence. The last column names the test that shows it.",
         "",
     ]
     heading = ""
     for flag in (*KOHYA, *OURS):
         if flag.group != heading:
             heading = flag.group
-            lines += ["", f"## {heading}", "", "| flag | default | what it does | here |", "|---|---|---|---|"]
-        lines.append(f"| `{_cell(usage(flag))}` | {_default(flag)} | {_cell(_what(flag))} | {_cell(_served(flag))} |")
+            lines += ["", f"## {heading}", "", "| flag | default | what it does | here | shown by |", "|---|---|---|---|---|"]
+        cells = [f"`{_cell(usage(flag))}`", _default(flag), _cell(_what(flag)), _cell(_served(flag)),
+                 _test(shown_by.get(flag.name))]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""]).replace("\n\n\n", "\n\n")
+
+
+def _test(node: str | None) -> str:
+    """A link to the test's file with the test's name."""
+    if node is None:
+        return ""
+    file, name = node.split("::")
+    return f"[{name.removeprefix('test_').replace('_', ' ')}](../{file})"
 
 
 def _cell(text: str) -> str:
@@ -64,8 +79,10 @@ def _served(flag: Flag) -> str:
 
 
 def main() -> None:
-    path = Path(__file__).parents[2] / "docs" / "flags.md"
-    path.write_text(markdown(), encoding="utf-8", newline="\n")
+    root = Path(__file__).parents[2]
+    path = root / "docs" / "flags.md"
+    table = runpy.run_path(str(root / "tests" / "flag_tests.py"))
+    path.write_text(markdown(table["SHOWN_BY"]), encoding="utf-8", newline="\n")
     print(f"wrote {path}")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from library.flags.flag import FAMILY, Flag, group, otherwise, stops
-from library.flags.scripts import ANIMA, FLOW_SCRIPTS, FLUX, HUNYUAN, LATER_SCRIPTS, LUMINA, SD3
+from library.flags.scripts import ANIMA, FLOW_SCRIPTS, FLUX, HUNYUAN, LATER_SCRIPTS, LUMINA, NETWORK, SD3
 
 SHIFTS = ("sigma", "uniform", "sigmoid", "shift", "flux_shift")
 PART_RATES = stops(
@@ -310,4 +312,22 @@ SAVERS = group(
     ),
 )
 
-FLAGS = (*PARTS, *TEXT, *FLOW, *RATES, *SAVERS)
+OF_EVERY_MODEL = frozenset({
+    "clip_l", "clip_g", "t5xxl", "ae", "gemma2", "qwen3", "cache_text_encoder_outputs",
+    "cache_text_encoder_outputs_to_disk", "timestep_sampling", "sigmoid_scale", "discrete_flow_shift",
+    "weighting_scheme", "logit_mean", "logit_std", "mode_scale", "training_shift", "guidance_scale",
+    "t5xxl_max_token_length", "gemma2_max_token_length", "qwen3_max_token_length", "system_prompt",
+})  # fmt: skip
+"""Flags that kohya's first script lacks and ours takes too, because it trains every architecture."""
+
+
+def _for_every_model(flag: Flag) -> Flag:
+    """The same flag for the first script as well, without a default: the model's architecture has its own."""
+    if flag.name not in OF_EVERY_MODEL:
+        return flag
+    default = False if flag.is_switch else None
+    here = {NETWORK: {"ours": True, "default": default}}
+    return replace(flag, scripts=(NETWORK, *flag.scripts), columns={**flag.columns, **here})
+
+
+FLAGS = tuple(_for_every_model(flag) for flag in (*PARTS, *TEXT, *FLOW, *RATES, *SAVERS))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from library.flags.flag import Flag, group
+from library.flags.flag import FAMILY, Flag, group
+from library.flags.scripts import NETWORK
 
 FLAGS = group(
     "Of this program",
@@ -39,6 +40,14 @@ FLAGS = group(
         "ema_decay",
         float,
         help="Keep a moving average of the LoRA and save that: 0.999 for long runs, 0.99 for short ones.",
+        ours=True,
+    ),
+    Flag(
+        "qwen_vl",
+        help="File of the Qwen2.5-VL text encoder.",
+        scripts=(NETWORK,),
+        served=FAMILY,
+        path=True,
         ours=True,
     ),
     Flag("save_without_ema", bool, False, "Save the LoRA without the average too, as NAME-noema.", ours=True),

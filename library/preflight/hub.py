@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from library.preflight import hub_client, tokens
+from library.preflight.files import nearest
 from library.preflight.hub_client import Answer
 from library.preflight.model_files import FLAG, local_path, missing_parts, typed_model
 from library.preflight.registry import Context, check
@@ -130,9 +130,9 @@ def check_repo_exists(context: Context) -> Iterator[Problem]:
     if said is None or said.kind != "not_found":
         return
     typed = typed_model(context)
-    files = [n for n in os.listdir(context.cwd) if n.lower().startswith(typed.split("/")[0].lower())]
-    key = "hub_not_found.local" if files else "hub_not_found"
-    yield context.stop(key, FLAG, repo=typed, cwd=context.cwd, near=", ".join(sorted(files)[:3]))
+    parent, near = nearest(context.cwd / typed)
+    key = "hub_not_found.local" if near else "hub_not_found"
+    yield context.stop(key, FLAG, repo=typed, cwd=context.cwd, parent=parent, near=near)
 
 
 @check("hub_unreachable", level="network", row="F32")

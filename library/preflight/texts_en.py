@@ -181,7 +181,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "adapter_file_missing.near": ("The LoRA file {path} does not exist.", "In {parent} there is: {near}."),
     # --- the base model
     "model_not_found": ("The model {path} was not found: in {parent} there is no \"{missing}\".",
-                        "Check the name; relative paths start from {cwd}."),
+                        "Check the name; relative paths start from {cwd}. A model of the hub is written user/name."),
     "model_not_found.near": ("The model {path} was not found: in {parent} there is no \"{missing}\".",
                              "In {parent} there is: {near}. Put quotes around a path with blanks."),
     "model_not_found.inside": ("The model {path} was not found.", "The folder {parent} exists and holds: {inside}."),
@@ -259,7 +259,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "scan_many": ("{count} files ({names}) have the same fault; the first: {what}", ""),
     "data_few": ("Only {images} pictures: the LoRA will know little else than them.", "At least 5 are needed, 20 and more advised."),
     "data_few.some": ("{images} pictures.", "20 and more, in differing poses and surroundings, generalise better."),
-    "plan_steps": ("{images} pictures x repeats = {repeated}{reg}; {epochs} epochs at batch {batch} = {steps} steps.", ""),
+    "plan_steps": ("{images} pictures x repeats = {repeated}{reg}: {per_epoch} steps an epoch at batch {batch}. "
+                   "This run: {steps} steps (epochs: {epochs}).", ""),
     "steps_many": ("{steps} steps for {images} pictures is far more than usual; the LoRA will over-fit.",
                    "1000 to 3000 steps are usual. Lower the repeats, --max_train_epochs or --max_train_steps."),
     "steps_few": ("{steps} steps at batch {batch} is less than what usually shows an effect.",
@@ -396,7 +397,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "hub_not_found": ("There is neither a folder or file \"{repo}\" in {cwd}, nor a hub repository of this name that you can see.",
                       "Check the spelling. A private repository needs a login: hf auth login"),
     "hub_not_found.local": ("There is no hub repository \"{repo}\" that you can see, and no such file or folder in {cwd}.",
-                            "In {cwd} there is: {near}. Perhaps the ending is missing?"),
+                            "In {parent} there is: {near}. Perhaps the ending is missing?"),
     "hub_unreachable.offline": ("{repo} is not on this computer, and {variable}=1 forbids downloads.",
                                 "Unset {variable}, or give a local file with --pretrained_model_name_or_path."),
     "hub_unreachable.dns": ("{address} cannot be found; there seems to be no internet. Needed: {repo}.",

@@ -167,7 +167,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "adapter_file_missing": ("LoRA ファイル {path} がありません。フォルダ {parent} まではあります。", "名前を確認してください。"),
     "adapter_file_missing.near": ("LoRA ファイル {path} がありません。", "{parent} には {near} があります。"),
     # --- ベースモデル
-    "model_not_found": ("モデル {path} が見つかりません。{parent} に「{missing}」がありません。", "名前を確認してください。相対パスの基準は {cwd} です。"),
+    "model_not_found": ("モデル {path} が見つかりません。{parent} に「{missing}」がありません。", "名前を確認してください。相対パスの基準は {cwd} です。hub のモデルは user/name と書きます。"),
     "model_not_found.near": ("モデル {path} が見つかりません。{parent} に「{missing}」がありません。",
                              "{parent} には {near} があります。空白を含むパスは引用符で囲んでください。"),
     "model_not_found.inside": ("モデル {path} が見つかりません。", "フォルダ {parent} はあり、中身は: {inside}"),
@@ -242,7 +242,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "scan_many": ("{count} 個のファイル ({names}) に同じ問題があります。最初のもの: {what}", ""),
     "data_few": ("画像が {images} 枚しかありません。その絵柄しか覚えません。", "最低 5 枚、できれば 20 枚以上を。"),
     "data_few.some": ("画像は {images} 枚です。", "ポーズや背景の違う 20 枚以上があると、より汎用的になります。"),
-    "plan_steps": ("画像 {images} 枚 x 繰り返し = {repeated}{reg}。バッチ {batch} で {epochs} エポック = {steps} ステップ。", ""),
+    "plan_steps": ("画像 {images} 枚 x 繰り返し = {repeated}{reg}。バッチ {batch} で 1 エポック {per_epoch} ステップ。"
+                   "全体で {steps} ステップ ({epochs} エポック)。", ""),
     "steps_many": ("画像 {images} 枚に {steps} ステップは多すぎ、過学習になります。",
                    "1000 から 3000 が普通です。繰り返し数か --max_train_epochs、--max_train_steps を減らしてください。"),
     "steps_few": ("バッチ {batch} で {steps} ステップは、普通は効果が出る前に終わります。",
@@ -368,7 +369,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "hub_not_found": ("{cwd} に「{repo}」というフォルダもファイルもなく、その名前の Hub リポジトリも見えません。",
                       "綴りを確認してください。非公開のものにはログインが必要です: hf auth login"),
     "hub_not_found.local": ("「{repo}」という Hub リポジトリは見えず、{cwd} にそのファイルやフォルダもありません。",
-                            "{cwd} には {near} があります。拡張子が抜けていませんか。"),
+                            "{parent} には {near} があります。拡張子が抜けていませんか。"),
     "hub_unreachable.offline": ("{repo} はこのパソコンになく、{variable}=1 によりダウンロードが禁止されています。",
                                 "{variable} を消すか、--pretrained_model_name_or_path にローカルのファイルを指定してください。"),
     "hub_unreachable.dns": ("{address} が見つかりません。インターネットにつながっていないようです。必要なもの: {repo}",

@@ -30,11 +30,11 @@ TESTED = {
     "transformers": ">=5.6,<5.24",
     "tokenizers": ">=0.22,<0.24",
     "accelerate": ">=1.10,<1.16",
-    "safetensors": ">=0.5,<0.9",
-    "huggingface-hub": ">=1.0,<3",
+    "safetensors": ">=0.8,<0.9",
+    "huggingface-hub": ">=1.33,<3",
     "numpy": ">=2.0,<2.5",
     "pillow": ">=11,<14",
-    "peft": ">=0.17,<0.22",
+    "peft": ">=0.19,<0.22",
 }
 """Ranges that the project is tested with; requirements.txt says the same."""
 LATER = {
@@ -245,8 +245,10 @@ def check_xformers_pair(context: Context) -> Iterator[Problem]:
 
 @check("triton_missing", level="words", row="F39")
 def check_triton(context: Context) -> Iterator[Problem]:
-    """Compiling the model needs Triton; nothing else does."""
-    if context.flag("torch_compile") and not ({"triton", "triton-windows", "pytorch-triton"} & set(context.machine.packages)):
+    """Compiling the model with the usual backend needs Triton; nothing else does."""
+    inductor = (context.flag("dynamo_backend") or "inductor") == "inductor"
+    installed = {"triton", "triton-windows", "pytorch-triton"} & set(context.machine.packages)
+    if context.flag("torch_compile") and inductor and not installed:
         windows = context.machine.system == "Windows"
         yield context.stop(
             "triton_missing",

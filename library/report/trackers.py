@@ -80,10 +80,15 @@ class Wandb:
     def __init__(self, project: str, arguments: Mapping[str, Any], config: Mapping[str, Any], key: str | None) -> None:
         import wandb
 
-        if key:
-            wandb.login(key=key)
         self.wandb = wandb
-        self.run = wandb.init(**({"project": project, "config": dict(config)} | dict(arguments)))
+        try:
+            if key:
+                wandb.login(key=key)
+            self.run = wandb.init(**({"project": project, "config": dict(config)} | dict(arguments)))
+        except (wandb.errors.Error, ValueError) as error:
+            raise UserError(Problem("--log_with", f"wandb does not start: {mask(str(error))}",
+                                    "Log in once with: wandb login (or set WANDB_API_KEY; WANDB_MODE=offline keeps the "
+                                    "figures here), or leave --log_with out.", check="trackers")) from error
         for axis in ("epoch", "val_step", "global_step"):
             self.run.define_metric(axis, hidden=True)
 

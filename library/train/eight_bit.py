@@ -24,8 +24,8 @@ class Widened(nn.Module):
     def forward(self, stored: torch.Tensor) -> torch.Tensor:
         return stored.to(self.dtype)
 
-    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight.to(STORED)
+    def right_inverse(self, weight: torch.Tensor) -> tuple[torch.Tensor]:
+        return (weight.to(STORED),)  # a tuple: torch lets the type change only where there might be several tensors
 
 
 def keep_in_8_bits(model: nn.Module) -> int:

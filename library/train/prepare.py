@@ -74,7 +74,7 @@ def load(config: RunConfig, family: Family, device: torch.device, precision: Pre
 
 
 def set_attention(config: RunConfig, parts: Parts) -> None:
-    """Switch the denoiser to xformers where that was asked for; torch's own attention (with its flash kernels) needs nothing."""
+    """Switch the denoiser to xformers where that was asked for; torch's own attention needs nothing."""
     if config.machine.attention != "xformers":
         return
     if torch.cuda.is_available():
@@ -142,7 +142,8 @@ def prepare(config: RunConfig, family: Family, parts: Parts, network: Any, accel
     session = Session(config=config, family=family, parts=parts, network=network, accelerator=accelerator,
                       optimizer=optimizer, lr_schedule=lr_schedule, group_names=names, precision=precision,
                       schedule=space, noise=noise_options(config), distance=distance, weigh=weigh,
-                      trains_text=trains_text, encode_pixels=ImageEncoder(family, parts, accelerator.device), rest=made.eval, resume=made.train)
+                      trains_text=trains_text, encode_pixels=ImageEncoder(family, parts, accelerator.device),
+                      rest=made.eval, resume=made.train)
     if asked.ema_decay:
         session.averages = Ema(network.get_trainable_params(), constant_decay(asked.ema_decay))
     return session, made

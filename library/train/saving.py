@@ -84,8 +84,7 @@ class Saving(Idle):
             self._keep(session, file_name)
         if state_name is not None:
             log.info("saving state: %s", folder / state_name)
-            save_state(session, folder / state_name, self.fingerprint)
-            self.states.append(folder / state_name)
+            self.states.append(save_state(session, folder / state_name, self.fingerprint))
             if self.uploader is not None and self.config.hub.save_state and session.accelerator.is_main_process:
                 self.uploader.upload(folder / state_name)
 

@@ -8,6 +8,7 @@ follows from these.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from library.util.records import Problem, UserError
 from .loop import Length
 from .session import Session
 
+log = logging.getLogger(__name__)
 STATE_FILE = "train_state.json"
 AVERAGES_FILE = "ema.pt"
 
@@ -46,8 +48,11 @@ SOFT = {"batches_per_epoch": "the data set", "seed": "--seed"}
 """A difference in these changes what follows but does not prevent it."""
 
 
-def save_state(session: Session, folder: Path, fingerprint: Fingerprint) -> None:
-    """Write a state folder under a temporary name and rename it, so that no half folder can be taken for a state."""
+def save_state(session: Session, folder: Path, fingerprint: Fingerprint) -> Path:
+    """Write a state folder under a temporary name and rename it, so that no half folder can be taken for a state.
+
+    Returns where it is: beside ``folder`` where a former one of this name is in use by another program.
+    """
     accelerator, partial = session.accelerator, folder.with_name(folder.name + ".partial")
     if accelerator.is_main_process and partial.exists():
         shutil.rmtree(partial)
@@ -61,10 +66,24 @@ def save_state(session: Session, folder: Path, fingerprint: Fingerprint) -> None
         (partial / STATE_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
         if session.averages is not None:
             torch.save(session.averages.state_dict(), partial / AVERAGES_FILE)
+        folder = _put_in_place(partial, folder)
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def _put_in_place(partial: Path, folder: Path) -> Path:
+    """Windows neither removes nor renames a folder in which another program has a file open."""
+    try:
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(partial, folder)
-    accelerator.wait_for_everyone()
+        return folder
+    except PermissionError:
+        names = (folder.with_name(f"{folder.name.removesuffix('-state')}-again{number}-state") for number in range(1, 1000))
+        spare = next(name for name in names if not name.exists())
+        os.replace(partial, spare)
+        log.warning('"%s" is in use by another program; the state is in "%s"', folder, spare)
+        return spare
 
 
 def load_state(session: Session, folder: Path, fingerprint: Fingerprint, length: Length) -> list[Problem]:

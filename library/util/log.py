@@ -96,7 +96,7 @@ def safe_streams() -> None:
 
 def _safe(stream: TextIO | None, original: TextIO | None) -> TextIO:
     if stream is None:
-        return open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (stays open as long as the program)
+        return open(os.devnull, "w", encoding="utf-8")
     if stream is original and isinstance(stream, io.TextIOWrapper):
         stream.flush()
         return LastingStream(stream.buffer, encoding=stream.encoding, errors="replace", line_buffering=stream.line_buffering,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from library.util.header import ITEM_SIZE, FileKind, Header, Place, from_places, wreck
+from library.util.file_header import ITEM_SIZE, FileKind, Header, Place, from_places, wreck
 
 STORAGES = {
     "FloatStorage": "F32",

@@ -25,7 +25,8 @@ class Options:
     clip_skip: int | None = None
 
 
-FAMILY = SimpleNamespace(SPEC=SimpleNamespace(title="A Model", bucket_step=64, save_formats=("kohya", "diffusers")), Options=Options)
+SPEC = SimpleNamespace(title="A Model", bucket_step=64, save_formats=("kohya", "diffusers"))
+FAMILY = SimpleNamespace(SPEC=SPEC, Options=Options)
 
 
 def resolved(argv=(), script="train_network.py", needed=True, **found):

@@ -40,3 +40,15 @@ def test_smallest_and_largest_side_are_rounded_to_steps_or_refused(case):
     else:
         assert [adjusted.min_side, adjusted.max_side] == case["out"]
         assert all(problem.severity == "note" for problem in problems)
+
+
+def test_a_smallest_side_below_one_step_becomes_one_step():
+    adjusted, problems = whole_steps(BucketRules((128, 128), 32, 256, 64))
+    assert adjusted.min_side == 64 and [problem.severity for problem in problems] == ["note"]
+    assert min(min(size) for size in adjusted.sizes) == 64
+
+
+def test_a_resolution_below_one_step_is_refused_and_the_scan_goes_on():
+    adjusted, problems = whole_steps(BucketRules((32, 32), 32, 256, 64))
+    assert [problem.where for problem in problems if problem.severity == "stop"] == ["--resolution"]
+    assert adjusted.place((96, 64)).bucket == (64, 64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -84,3 +85,31 @@ def assert_same_weights(a: Any, b: Any) -> None:
     left, right = a.state_dict(), b.state_dict()
     assert left.keys() == right.keys()
     assert all(torch.equal(left[n], right[n]) for n in left)
+
+
+def unpacked(tokens: Any, size: tuple[int, int]) -> Any:
+    """Tokens of 2x2 latents back in rows and columns."""
+    from library.families import flow
+
+    return flow.unpacked(tokens, size)
+
+
+def with_tokenizer(recipe: Any, tokenizer: Any) -> Any:
+    """A family's recipe with a tokenizer that is here already."""
+    from dataclasses import replace
+
+    return replace(recipe, tokenizer=lambda folder: tokenizer)
+
+
+def wan_vae_name(name: str) -> str:
+    """A tensor of Wan's VAE in diffusers' spelling -> in the original one."""
+    inner = {"norm1": "residual.0", "conv1": "residual.2", "norm2": "residual.3", "conv2": "residual.6",
+             "conv_shortcut": "shortcut"}  # fmt: skip
+    name = re.sub(r"\.(norm1|conv1|norm2|conv2|conv_shortcut)\.", lambda m: f".{inner[m[1]]}.", name)
+    name = name.replace("encoder.down_blocks.", "encoder.downsamples.")
+    name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"middle.{2 * int(m[1])}", name)
+    name = name.replace("mid_block.attentions.0", "middle.1")
+    name = re.sub(r"up_blocks\.(\d)\.resnets\.(\d)", lambda m: f"upsamples.{4 * int(m[1]) + int(m[2])}", name)
+    name = re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"upsamples.{4 * int(m[1]) + 3}", name)
+    name = name.replace("post_quant_conv.", "conv2.").replace("quant_conv.", "conv1.").replace(".conv_in.", ".conv1.")
+    return name.replace(".norm_out.", ".head.0.").replace(".conv_out.", ".head.2.")

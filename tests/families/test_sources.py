@@ -114,7 +114,7 @@ def test_sharded_weights_are_downloaded_whole() -> None:
     ("typed", "is_path"),
     [
         ("runwayml/stable-diffusion-v1-5", False),
-        ("gpt2", False),
+        ("v1-5-pruned", True),
         ("someone/name.with.dots", False),
         ("models/v1-5-pruned.safetensors", True),
         (r"C:\models\v1-5", True),

@@ -14,6 +14,7 @@ from library.flags.docs import markdown
 from library.flags.flag import Number
 from library.flags.parser import help_text
 from library.flags.table import KOHYA, OURS
+from tests.flag_tests import SHOWN_BY, TESTS
 from tests.flags.reference import recorded
 
 ROOT = Path(__file__).parents[2]
@@ -103,4 +104,22 @@ def test_importing_flags_imports_nothing_heavy():
 
 
 def test_the_document_of_flags_is_made_from_the_declarations():
-    assert (ROOT / "docs" / "flags.md").read_text(encoding="utf-8") == markdown()
+    assert (ROOT / "docs" / "flags.md").read_text(encoding="utf-8") == markdown(SHOWN_BY)
+
+
+def test_every_flag_that_works_here_has_a_test_that_shows_it():
+    wanted = {*recorded("train_network.py"), *recorded("sdxl_train_network.py"),
+              *(flag.name for flag in OURS if flag.served.kind == "works")}
+    assert sorted(wanted - set(SHOWN_BY)) == []
+
+
+@pytest.mark.parametrize("node", TESTS)
+def test_the_tests_that_show_flags_exist(node):
+    file, name = node.split("::")
+    assert f"\ndef {name}(" in (ROOT / file).read_text(encoding="utf-8")
+
+
+def test_the_table_of_tests_names_each_flag_once_and_no_other():
+    named = [flag for flags in TESTS.values() for flag in flags.split()]
+    assert len(named) == len(set(named))
+    assert set(named) <= {flag.name for flag in (*KOHYA, *OURS)}

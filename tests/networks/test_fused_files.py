@@ -87,9 +87,9 @@ def test_an_untrained_adapter_keeps_its_modules_and_ranks() -> None:
 
 @pytest.mark.parametrize(("family", "golden"), [("flux1", "flux lora"), ("sd3", "sd3 lora")])
 def test_full_size_files_have_kohyas_names_and_widths(family: str, golden: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from library.families import source
-
     import diffusers
+
+    from library.families import source
 
     kinds = {"flux1": diffusers.FluxTransformer2DModel, "sd3": diffusers.SD3Transformer2DModel}
     module = registry.get(family)

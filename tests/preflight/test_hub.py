@@ -86,12 +86,21 @@ def test_a_gated_repository_asks_for_login_terms_or_permission(world: World, add
 
 
 def test_a_repository_that_is_not_there_is_never_a_path_or_token_riddle(world: World, address: str) -> None:
-    found = ask(world, address, "v1-5-pruned")
+    found = ask(world, address, "someone/v1-5-pruned")
     assert keys(found) == [("stop", "hub_not_found")]
-    (world.root / "v1-5-pruned.safetensors").write_bytes(b"x")
-    found = ask(world, address, "v1-5-pruned")
+    (world.root / "someone").mkdir()
+    (world.root / "someone" / "v1-5-pruned.safetensors").write_bytes(b"x")
+    found = ask(world, address, "someone/v1-5-pruned")
     assert keys(found) == [("stop", "hub_not_found.local")]
     assert "v1-5-pruned.safetensors" in found[0].remedy
+
+
+def test_a_name_without_a_slash_is_a_file_that_is_missing_and_the_hub_is_not_asked(world: World, address: str) -> None:
+    (world.root / "v1-5-pruned.safetensors").write_bytes(b"x")
+    found = ask(world, address, "v1-5-pruned", level="files")
+    assert ("stop", "model_not_found.near") in keys(found)
+    assert any("v1-5-pruned.safetensors" in problem.remedy for problem in found)
+    assert ask(world, address, "v1-5-pruned") == [] and hub.Hub.asked == []
 
 
 def test_a_removed_repository_is_replaced_by_its_mirror(world: World, address: str) -> None:

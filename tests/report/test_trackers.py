@@ -78,6 +78,7 @@ def wandb(monkeypatch):
     module.login = lambda key: told.update(key=key)
     module.init = init
     module.Image = lambda path, caption: (path, caption)
+    module.errors = types.SimpleNamespace(Error=type("Error", (Exception,), {}))
     monkeypatch.setitem(sys.modules, "wandb", module)
     return told
 
@@ -106,3 +107,15 @@ def test_the_tracker_file_overrides_the_run_name(wandb, tmp_path):
     log = LogConfig(tmp_path, "wandb", tracker_name="mine", wandb_run_name="first")
     create(Start(log, {}, WHEN, tracker_settings={"wandb": {"name": "second", "tags": ["a"]}}))
     assert wandb["init"]["name"] == "second" and wandb["init"]["tags"] == ["a"] and wandb["init"]["project"] == "mine"
+
+
+def test_a_wandb_that_does_not_start_is_told_in_words_without_the_key(wandb, monkeypatch, tmp_path):
+    module = sys.modules["wandb"]
+
+    def init(**_settings):
+        raise module.errors.Error(f"No API key configured. token={KEY}")
+
+    monkeypatch.setattr(module, "init", init)
+    with pytest.raises(UserError, match="No API key configured") as raised:
+        create(Start(LogConfig(tmp_path, "wandb"), {}, WHEN))
+    assert KEY not in str(raised.value)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import torch  # noqa: E402
+import torch
 
-from library.train import loop  # noqa: E402
-from library.train.run import main  # noqa: E402
+from library.train import loop
+from library.train.run import main
 
 kept: list[torch.Tensor] = []
 synchronise = loop.synchronise_gradients

@@ -14,7 +14,8 @@ from tests.train.conftest import ROOT, Run
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="PyTorch's launcher needs libuv, which its Windows builds lack")
 
 SETTINGS = ["--resolution=64,64", "--network_module=networks.lora", "--network_dim=4", "--network_dropout=0.1",
-            "--learning_rate=1e-3", "--lr_scheduler=cosine", "--lr_warmup_steps=1", "--noise_offset=0.05", "--caption_extension=.txt",
+            "--learning_rate=1e-3", "--lr_scheduler=cosine", "--lr_warmup_steps=1", "--noise_offset=0.05",
+            "--caption_extension=.txt",
             "--shuffle_caption", "--seed=3", "--train_batch_size=6", "--max_train_steps=4", "--cache_latents_to_disk",
             f"--pretrained_model_name_or_path={ROOT / 'examples' / 'tiny-sd'}"]
 """16 pictures are 3 batches: in each epoch's second step one of two processes has none."""
@@ -28,7 +29,8 @@ def place(tmp_path_factory):
 
 
 def arguments(place, name, *more):
-    return [*SETTINGS, f"--train_data_dir={place / 'pictures'}", f"--output_dir={place / 'out'}", f"--output_name={name}", *more]
+    return [*SETTINGS, f"--train_data_dir={place / 'pictures'}", f"--output_dir={place / 'out'}", f"--output_name={name}",
+            *more]
 
 
 def launched(place, name, *more, script=ROOT / "train_network.py"):
@@ -72,12 +74,14 @@ def test_two_processes_equal_one_with_twice_the_accumulation(one, two):
 
 def test_only_one_process_speaks_and_saves(two):
     run, console = two
-    for text in ("num train images * repeats: 16", "epoch 1/2", "caching latents", "total optimization steps: 4", "two: 4 steps in",
+    for text in ("num train images * repeats: 16", "epoch 1/2", "caching latents", "total optimization steps: 4",
+                 "two: 4 steps in",
                  "Good to know before", "saving checkpoint: " + str(run.folder / "two-step00000002.safetensors")):
         assert console.count(text) == 1, text
     assert len(run.losses) == 4
     assert {name for name in run.files if name.startswith("two")} == {
-        "two.safetensors", "two-step00000002.safetensors", "two-step00000004.safetensors", "two-state", "two-step00000002-state",
+        "two.safetensors", "two-step00000002.safetensors", "two-step00000004.safetensors", "two-state",
+        "two-step00000002-state",
         "two-step00000004-state", "two-report"}
 
 

@@ -1,0 +1,73 @@
+"""Language models as text encoders (Qwen, Gemma): states of one layer, weights from a folder or a file, tokenizers."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from library.families import source, weights
+from library.util.header import Header
+from library.util.records import Problem, Target, UserError
+
+if TYPE_CHECKING:
+    import torch
+
+LAYER = "layers.0.self_attn.q_proj.weight"
+NOT_SETTINGS = ("architectures", "model_type", "torch_dtype", "dtype", "transformers_version")
+
+
+def build(kind: tuple[str, str, str], config: Mapping[str, Any], header: Header, dtype: str, device: str) -> Any:
+    """A language model without its head, with the weights in ``header``.
+
+    ``kind`` is (module of transformers, model class, configuration class). The prefix in the file (``model.``, that of a
+    packaged checkpoint) is found by itself; what belongs to other parts (a head, eyes) is left in the file.
+    """
+    module = importlib.import_module(kind[0])
+    known = {k: v for k, v in (config.get("text_config") or config).items() if k not in NOT_SETTINGS}
+    model = weights.empty(lambda: module.__dict__[kind[1]](module.__dict__[kind[2]](**known)))
+    prefix = next((n[: -len(LAYER)] for n in header.places if n.endswith(LAYER)), "")
+    found = {n: header.places[prefix + n] for n in model.state_dict() if prefix + n in header.places}
+    return weights.fill(model, found, weights.torch_dtype(dtype), device, "the text encoder")
+
+
+def load_tokenizer(kind: str, folder: Path | None, repo: str, flag: str) -> Any:
+    """The tokenizer (a class of transformers) of a model folder; without one, the hub's (a few MB, once)."""
+    import transformers
+
+    names = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+    if folder is not None and any((folder / n).is_file() for n in names):
+        return getattr(transformers, kind).from_pretrained(str(folder), local_files_only=True)
+    found = [source.hub_file(repo, n) for n in ("tokenizer_config.json", *names)]
+    if not any(found):
+        raise UserError(
+            Problem(flag, f"its tokenizer is not on this machine and {repo} cannot be reached.",
+                    "Connect once, or give a diffusers folder, which carries its tokenizer.")
+        )  # fmt: skip
+    return getattr(transformers, kind).from_pretrained(str(next(f for f in found if f).parent), local_files_only=True)
+
+
+def encode(tokenizer: Any, model: Any, texts: list[str], length: int, layer: int = -2,
+           drop: int = 0) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Texts -> states B,L,C of a layer, zero where padded, and the mask B,L of real tokens.
+
+    ``layer`` counts in transformers' list of hidden states, whose last one is behind the final norm. The first ``drop``
+    tokens (a fixed instruction) are read, but not given on.
+    """
+    made = tokenizer(texts, padding=True, truncation=True, max_length=length + drop, padding_side="right", return_tensors="pt")
+    device = next(model.parameters()).device
+    mask = made.attention_mask.to(device)
+    states = model(input_ids=made.input_ids.to(device), attention_mask=mask, output_hidden_states=True).hidden_states[layer]
+    return (states * mask[..., None].to(states.dtype))[:, drop:], mask[:, drop:]
+
+
+def adapter_targets(model: Any, root: str, prefix: str) -> list[Target]:
+    """Every linear layer, in the model's order."""
+    return [Target(f"{prefix}_{path.replace('.', '_')}", path, root, module, "text-encoder")
+            for path, module in model.named_modules() if type(module).__name__ == "Linear"]  # fmt: skip
+
+
+QWEN3 = ("transformers.models.qwen3.modeling_qwen3", "Qwen3Model", "Qwen3Config")
+QWEN25_VL = ("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "Qwen2_5_VLTextModel", "Qwen2_5_VLTextConfig")
+GEMMA2 = ("transformers.models.gemma2.modeling_gemma2", "Gemma2Model", "Gemma2Config")

@@ -1,0 +1,95 @@
+"""Merging into a model's files: the merged weights are what the adapters add at run time, for every form of a model."""
+
+import pytest
+import torch
+
+from library.lorafile import merge
+from library.lorafile.merge_model import merge_into
+from library.lorafile.modelfile import open_model
+from library.util.header import read_header
+from library.util.records import UserError
+from library.util.tensorfile import read_tensors
+from networks import loha, lokr, lora
+from tests.lorafile import models
+
+KINDS = {"lora": lora, "loha": loha, "lokr": lokr}
+
+
+def merged(source, file, ratio, target, precision=None):
+    model = open_model(str(source))
+    done = merge_into(model, merge.shares([str(file)], [ratio]), target, precision)
+    return done, {name: slot.read() for name, slot in open_model(str(target)).slots.items()}
+
+
+@pytest.mark.parametrize("form", models.FORMS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_merging_into_files_equals_applying(tmp_path, monkeypatch, form, kind):
+    models.with_tiny_sizes(monkeypatch)
+    family = form.split()[0]
+    parts = models.tiny(family)
+    network = models.adapted(KINDS[kind], family, parts, conv_dim="3")
+    network.save_weights(tmp_path / "lora.safetensors", None, {})
+    source = models.written(form, parts, tmp_path)
+    target = tmp_path / ("out" if form.endswith("folder") else "out.safetensors")
+    _, weights = merged(source, tmp_path / "lora.safetensors", 0.7, target)
+    compared = 0
+    for adapter in network.adapters:
+        if adapter.lora_name in weights:
+            expected = adapter.layer.weight + 0.7 * adapter.delta_weight()
+            torch.testing.assert_close(weights[adapter.lora_name], expected.detach(), rtol=1e-4, atol=1e-4)
+            compared += 1
+    assert compared >= len(network.unet_loras)
+
+
+@pytest.mark.parametrize("form", ["sd1 folder", "sd1 file"])
+def test_merging_leaves_everything_else_as_it_was(tmp_path, monkeypatch, form):
+    models.with_tiny_sizes(monkeypatch)
+    parts = models.tiny("sd1")
+    network = models.adapted(lora, "sd1", parts)
+    network.save_weights(tmp_path / "lora.safetensors", None, {})
+    source = models.written(form, parts, tmp_path)
+    is_folder = form.endswith("folder")
+    target = tmp_path / ("out" if is_folder else "out.safetensors")
+    done, _ = merged(source, tmp_path / "lora.safetensors", 1.0, target)
+    assert done.changed == len(network.adapters) and not done.unknown
+    if is_folder:
+        assert {p.relative_to(source) for p in source.rglob("*")} == {p.relative_to(target) for p in target.rglob("*")}
+        vae = "vae/diffusion_pytorch_model.safetensors"
+        assert (source / vae).read_bytes() == (target / vae).read_bytes()
+        return
+    before, after = read_tensors(source), read_tensors(target)
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert len(changed) == len(network.adapters)
+    assert read_header(target).metadata["modelspec.title"] == "tiny"
+    assert read_header(target).metadata["modelspec.merged_from"] == "model, lora"
+
+
+def test_precision_of_the_merged_model_is_as_asked(tmp_path, monkeypatch):
+    models.with_tiny_sizes(monkeypatch)
+    parts = models.tiny("sd1")
+    models.adapted(lora, "sd1", parts).save_weights(tmp_path / "lora.safetensors", None, {})
+    source = models.written("sd1 file", parts, tmp_path)
+    merged(source, tmp_path / "lora.safetensors", 1.0, tmp_path / "half.safetensors", "fp16")
+    kinds = {t.dtype for t in read_tensors(tmp_path / "half.safetensors").values() if t.is_floating_point()}
+    assert kinds == {torch.float16}
+
+
+def test_a_lora_of_another_architecture_is_refused(tmp_path, monkeypatch):
+    models.with_tiny_sizes(monkeypatch)
+    models.adapted(lora, "flux1", models.tiny("flux1")).save_weights(tmp_path / "lora.safetensors", None, {})
+    tensors = {k: t for k, t in read_tensors(tmp_path / "lora.safetensors").items() if "_te" not in k}
+    from tests.lorafile import lora_files
+
+    file = lora_files.saved(tmp_path / "denoiser.safetensors", tensors)
+    source = models.written("sd1 file", models.tiny("sd1"), tmp_path)
+    with pytest.raises(UserError, match="none of its modules is in this model"):
+        merged(source, file, 1.0, tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_lora_file_is_no_model(tmp_path):
+    from tests.lorafile import lora_files
+
+    with pytest.raises(UserError, match="a LoRA file"):
+        open_model(str(lora_files.saved(tmp_path / "a.safetensors", lora_files.lora())))
