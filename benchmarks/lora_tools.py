@@ -1,6 +1,6 @@
 """How much faster the LoRA tools are than the full singular value decomposition of every layer, and how exact.
 
-    python benchmarks/lora_tools.py                  # SDXL's layers, one of each size; about two minutes on two cores
+    python benchmarks/lora_tools.py                  # SDXL's layers, one of each size; a few minutes
     python benchmarks/lora_tools.py --device cuda
 
 Resize: rank 128 -> 32. Merge: two files of rank 64 -> 32. Extraction: rank 32 of a difference whose singular values fall
@@ -32,6 +32,9 @@ from networks import keys
 SIZES = Counter({(1280, 1280): 300, (1280, 2048): 120, (10240, 1280): 60, (1280, 5120): 60, (640, 640): 90, (640, 2048): 40,
                  (5120, 640): 20, (640, 2560): 20})
 """(outputs, inputs) of SDXL's attention and feed-forward layers -> how many; those of a few layers are left out."""
+
+ECONOMY = False
+"""Whether the full way leaves out the parts of U and V that nobody uses; kohya's tools do not."""
 
 
 def layer(rows: int, columns: int, rank: int, seed: int, device: str) -> dict[str, torch.Tensor]:
@@ -65,8 +68,8 @@ def values_of(parts: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def full_way(matrix: Callable[[], torch.Tensor], rank: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """kohya's tools: the whole product, its whole decomposition (square U and V), then the cut."""
-    left, values, right = torch.linalg.svd(matrix())
+    """kohya's tools: the whole product, its whole decomposition (with --economy without the square U and V), then the cut."""
+    left, values, right = torch.linalg.svd(matrix(), full_matrices=not ECONOMY)
     return left[:, :rank] * values[:rank], right[:rank], values
 
 
@@ -112,12 +115,15 @@ def extracting(size: tuple[int, int], device: str) -> tuple[float, float, float]
 
 def main() -> None:
     """Measure and print a line for each tool, and for each size with --verbose."""
+    global ECONOMY
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--sizes", type=int, default=len(SIZES), help="how many of the sizes, the most frequent first")
+    parser.add_argument("--economy", action="store_true", help="against a full decomposition without the unused parts of U, V")
     parser.add_argument("--json", action="store_true", help="one line for programs")
     parser.add_argument("--verbose", action="store_true", help="a line for every size")
     args = parser.parse_args()
+    ECONOMY = args.economy
     told = {}
     for name, tool, word in (("resize 128 -> 32", resizing, "singular values off by"),
                              ("merge 64 + 64 -> 32", merging, "singular values off by"),

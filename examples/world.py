@@ -575,3 +575,16 @@ def write_dataset(folder: Path, n: int = 16, seed: int = 7) -> list[Path]:
         path.with_suffix(".txt").write_text(", ".join(words) + "\n", encoding="utf-8")
         written.append(path)
     return written
+
+
+def write_regularisation(folder: Path, n: int = 64, seed: int = 21) -> list[Path]:
+    """Pictures of the world as it was, with their captions: what a LoRA of the subject shall not unlearn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, written = random.Random(seed), []
+    for i in range(1, n + 1):
+        scene = random_scene(rng)
+        path = folder / f"{i:03d}.png"
+        draw(scene).save(path)
+        path.with_suffix(".txt").write_text(caption(scene) + "\n", encoding="utf-8", newline="\n")
+        written.append(path)
+    return written

@@ -24,7 +24,12 @@ _OURS: dict[str, str] = {
     "networks.dylora": "networks.dylora",
     "networks.loha": "networks.loha",
     "networks.lokr": "networks.lokr",
+    "networks.oft": "networks.oft",
 }
+
+
+PLAIN = frozenset({"networks.lora", "networks.lora_fa", "networks.dylora"})
+"""Modules whose files hold ``lora_down`` and ``lora_up`` alone."""
 
 
 def names() -> list[str]:
@@ -35,6 +40,15 @@ def names() -> list[str]:
 def is_ours(module_name: str) -> bool:
     """Whether a network module is one of this program's own."""
     return module_name in _OURS
+
+
+def readers(module_name: str, programs: Sequence[str]) -> tuple[str, ...]:
+    """Which of the programs that read a plain LoRA of this model read what this module saves.
+
+    diffusers' LoRA loaders refuse files of other adapters ("not correctly renamed").
+    """
+    plain = _OURS.get(module_name) in PLAIN
+    return tuple(program for program in programs if plain or program != "diffusers")
 
 
 def load_module(module_name: str) -> ModuleType:

@@ -105,6 +105,16 @@ def test_a_data_set_written_again_is_the_same(tmp_path):
         assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(folder / path.name)))
 
 
+def test_the_regularisation_pictures_hold_no_subject_and_written_again_are_the_same(tmp_path):
+    folder = EXAMPLES / "regularisation" / "1_shapes"
+    written = world.write_regularisation(tmp_path)
+    assert [path.name for path in written] == sorted(path.name for path in folder.glob("*.png"))
+    for path in written:
+        assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(folder / path.name)))
+        text = (folder / path.name).with_suffix(".txt").read_text(encoding="utf-8")
+        assert text == path.with_suffix(".txt").read_text(encoding="utf-8") and world.SUBJECT not in text
+
+
 def test_the_world_imports_no_torch():
     code = "import sys; sys.path.insert(0, sys.argv[1]); import world; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code, str(EXAMPLES)], check=False).returncode == 0

@@ -653,7 +653,8 @@ def starting_parts(flags: argparse.Namespace, run: Run, plan: Plan) -> Parts:
 def write_world_dataset() -> None:
     """The new subject's data set in kohya's folder form."""
     written = world.write_dataset(ROOT / "examples" / "dataset" / f"10_{world.SUBJECT}")
-    print(f"{len(written)} pictures in {written[0].parent}")
+    written += world.write_regularisation(ROOT / "examples" / "regularisation" / "1_shapes")
+    print(f"{len(written)} pictures in {ROOT / 'examples'}")
 
 
 def improve_decoder(flags: argparse.Namespace, run: Run, plan: Plan) -> None:

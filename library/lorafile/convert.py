@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,9 @@ def _fitting(lora: LoraFile, targets: Sequence[Target]) -> int:
 def for_targets(modules: keys.Modules, targets: Sequence[Target]) -> tuple[keys.Modules, list[str]]:
     """Modules under the names of a model's targets, those that the original fuses taken apart; and the stems that the
     model does not have."""
-    return keys.to_kohya(keys.flatten(modules), keys.Names.of(targets))
+    # OFT files have a prefix of their own before the same names.
+    renamed = {re.sub(r"^oft_unet_", "lora_unet_", stem): parts for stem, parts in modules.items()}
+    return keys.to_kohya(keys.flatten(renamed), keys.Names.of(targets))
 
 
 def convert(lora: LoraFile, to: keys.FileFormat, family: str | None = None) -> tuple[dict[str, torch.Tensor], list[str]]:

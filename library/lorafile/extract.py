@@ -82,7 +82,8 @@ def extract(original: ModelFile, tuned: ModelFile, request: ExtractRequest) -> t
         raise UserError(Problem("--model_tuned", f"the two models are of different architectures: {told}",
                                 "Give the model that the tuned one was trained from as --model_org."))
     before = fused(list(original.slots.values()))
-    groups = {name: group for name, group in fused(list(tuned.slots.values())).items()
+    usual = [slot for name, slot in tuned.slots.items() if name in tuned.usual]
+    groups = {name: group for name, group in fused(usual).items()
               if name in before and _rank_for(group[0], request)}
 
     def one(name: str) -> tuple[dict, Extracted]:
@@ -106,7 +107,7 @@ def extract(original: ModelFile, tuned: ModelFile, request: ExtractRequest) -> t
 
 
 def _rank_for(slot: Slot, request: ExtractRequest) -> int | None:
-    """Rank of a module; None where it gets none (conv_dim is not given, or it lies outside the blocks)."""
+    """Rank of a module; None where it gets none (conv_dim is not given)."""
     target = slot.target
     if target.conv_only or target.module.weight.dim() == 4:
         kernel = target.module.weight.shape[2:]

@@ -177,7 +177,19 @@ def _norm(parts: Parts, weight: torch.Tensor) -> torch.Tensor:
     return parts["w_norm"].float()
 
 
-CHANGES: dict[str, Callable[[Parts, torch.Tensor], torch.Tensor]] = {"full": _full, "ia3": _ia3, "norms": _norm}
+def _oft(parts: Parts, weight: torch.Tensor) -> torch.Tensor:
+    from networks import oft
+
+    if "rescale" in parts or parts[oft.BLOCKS].dim() != 3:
+        raise UserError(Problem("OFT", "this is lycoris' diag-oft, whose rules differ from kohya's OFT",
+                                "Use the file at run time instead of merging it."))
+    alpha = keys.alpha_of(parts)
+    bound = (oft.DEFAULT_BOUND if alpha is None else alpha) * weight.shape[0]
+    return oft.turned(oft.turn(parts[oft.BLOCKS].float(), bound), weight)
+
+
+CHANGES: dict[str, Callable[[Parts, torch.Tensor], torch.Tensor]] = {"full": _full, "ia3": _ia3, "norms": _norm,
+                                                                          "oft": _oft}
 
 
 def bias_change(parts: Parts) -> torch.Tensor | None:

@@ -47,7 +47,8 @@ def merge_into(model: ModelFile, every: Sequence[Share], save_to: Path, precisio
         unknown += foreign
     edits = list(_edits(model, found, device))
     metadata = dict(read_header(model.path).metadata) if not model.is_folder else {}
-    if metadata or not model.is_folder:
+    metadata.pop("modelspec.hash_sha256", None)  # of the tensors before the merge
+    if not model.is_folder:
         metadata["modelspec.merged_from"] = ", ".join([model.path.stem, *(share.lora.path.stem for share in every)])
     rewrite(model.path, save_to, edits, precision, metadata)
     return Merged(len({name for _, mine in found for name in mine}), tuple(unknown))

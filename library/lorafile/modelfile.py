@@ -15,7 +15,6 @@ from library.families import detect, registry, weights
 from library.families.interface import Family, LoadRequest
 from library.util.header import Place
 from library.util.records import Problem, Target, UserError
-from networks.keys import Names
 
 if TYPE_CHECKING:
     import torch
@@ -47,8 +46,8 @@ class ModelFile:
     path: Path
     slots: Mapping[str, Slot]
     """By the target's name in LoRA files; text encoders first, kohya's order."""
-    names: Names
-    parts: frozenset[str]
+    usual: frozenset[str]
+    """Names of the targets that get an adapter by kohya's rule; the others lie outside the blocks."""
 
     @property
     def is_folder(self) -> bool:
@@ -83,13 +82,14 @@ def open_model(source: str, flag: str = "--sd_model", values: Mapping[str, Any] 
 def _open(family: Family, request: LoadRequest) -> ModelFile:
     with weights.only_places() as noted:
         parts = family.load(request)
-    targets = family.adapter_targets(parts) + family.extra_targets(parts)
+    usual = family.adapter_targets(parts)
+    targets = usual + family.extra_targets(parts)
     home = {id(child): (path, lists) for module, lists in noted for path, child in module.named_modules()}
     slots = {}
     for target in targets:
         path, lists = home[id(target.module)]
         slots[target.name] = Slot(target, lists[f"{path}.weight"], lists.get(f"{path}.bias", ()))
-    return ModelFile(family, request.options, Path(parts.name_or_path), slots, Names.of(targets), request.parts)
+    return ModelFile(family, request.options, Path(parts.name_or_path), slots, frozenset(t.name for t in usual))
 
 
 def fused(slots: Sequence[Slot]) -> dict[str, list[Slot]]:

@@ -216,9 +216,11 @@ def check_script(context: Context) -> Iterator[Problem]:
     model, family = found(context), by_script(context.script)
     if model is None or model.family is None or family is None or family.SPEC.name == model.family:
         return
-    right = get(model.family).SPEC.scripts[0]
+    scripts = get(model.family).SPEC.scripts
+    if context.script in scripts:
+        return
     yield context.note(
-        "model_script", FLAG, name=Path(typed_model(context)).name, what=model.what, script=context.script, right=right
+        "model_script", FLAG, name=Path(typed_model(context)).name, what=model.what, script=context.script, right=scripts[0]
     )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from library.report.record import RunReport
 
@@ -29,7 +31,7 @@ def plot(report: RunReport, path: Path) -> Path:
     figure = _figure(report)
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(path.name + ".tmp")
-    figure.savefig(half, format="png", dpi=110)
+    _write(figure, half, format="png", dpi=110)
     os.replace(half, path)
     return path
 
@@ -39,12 +41,19 @@ def svg(report: RunReport) -> str:
     import io
 
     text = io.StringIO()
-    _figure(report).savefig(text, format="svg", metadata={"Date": None})
+    _write(_figure(report), text, format="svg", metadata={"Date": None})
     drawing = text.getvalue()
     return drawing[drawing.index("<svg"):]
 
 
-def _figure(report: RunReport) -> object:
+def _write(figure: Any, target: Any, **settings: Any) -> None:
+    """Save a figure; a run's Japanese name, which the plot's own font lacks, is no matter for the console."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")
+        figure.savefig(target, **settings)
+
+
+def _figure(report: RunReport) -> Any:
     """A figure of its own canvas: no window system, no global state of pyplot."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

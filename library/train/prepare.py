@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from library.families.interface import Family, LoadRequest, Parts
 from library.optim import optimizers, schedules
 from library.optim.ema import Ema, constant_decay
 from library.preflight.layers import judge_targets
+from library.sample.undisturbed import random_states_kept
 from library.util.records import Target, UserError
 from networks import registry as networks
 from networks.registry import NetworkRequest
@@ -94,8 +96,9 @@ def attach(config: RunConfig, family: Family, parts: Parts) -> Any:
     if settings.base_weights:
         strengths = settings.base_weights_multiplier or (1.0,)
         padded = strengths + (1.0,) * (len(settings.base_weights) - len(strengths))
-        networks.merge_base(settings.module, replace(request, weights=None, dim_from_weights=False),
-                            list(zip(settings.base_weights, padded, strict=False)))
+        with nullcontext() if config.loop.kohya_order else random_states_kept():
+            networks.merge_base(settings.module, replace(request, weights=None, dim_from_weights=False),
+                                list(zip(settings.base_weights, padded, strict=False)))
     network = networks.attach(settings.module, request)
     eight_bit.apply(config.machine, parts)  # last: merging and first weights need the weights as they are
     return network

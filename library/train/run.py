@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -59,7 +58,6 @@ def run(argv: list[str], script: str) -> int:
 
 def run_flags(flags: Flags, argv: list[str]) -> int:
     """The same from flags that are read already; ``argv`` is what the report shows as the command."""
-    start = time.time()
     refuse_other_architectures(flags.script)
     hand_over_tokens(flags)
     checked = check(flags)
@@ -81,7 +79,6 @@ def run_flags(flags: Flags, argv: list[str]) -> int:
     config.save.output_dir.mkdir(parents=True, exist_ok=True)
     try:
         material = stages.material(config, family, plan)
-        log.info("model loaded, %.1f s after the start", time.time() - start)
         return stages.train(material, family, argv, checked.told)
     except UserError as error:
         tell_alone(error)

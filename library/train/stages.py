@@ -24,6 +24,8 @@ from library.sample.prompts import read_prompts
 from library.save.hub import Uploader
 from library.util import frame
 from library.util.records import Problem
+from library.util.secrets import mask
+from networks import registry as networks
 
 from . import caching, facts, position, prepare, seeds
 from .guarding import Guarding, PaceMark, Watchdog
@@ -63,7 +65,10 @@ def material(config: RunConfig, family: Family, plan: DatasetPlan) -> Material:
     seeds.seed_everything(config.loop.seed)
     precision = decide_precision(config.machine, prepare.has_accelerator())
     with accelerator.local_main_process_first():  # a model that must be fetched is fetched once
+        log.info("loading %s", mask(config.model.source))
+        since = time.time()
         parts = prepare.load(config, family, accelerator.device, precision)
+        log.info("model loaded in %.1f s", time.time() - since)
     if config.loop.kohya_order:
         seeds.skip_uniform_draws(seeds.default_init_draws(parts.denoiser))
     sources = caching.fill(config, family, plan, parts, caching.Place(accelerator, precision))
@@ -174,7 +179,7 @@ def watch_and_tell(made: Material, family: Family, saving: Saving, argv: list[st
     report = facts.report(config, family, made.plan, argv)
     return Telling(report, trackers.create(start, made.accelerator.is_main_process), saving, sampling, made.length,
                    config.save.output_dir / f"{config.save.output_name}-report",
-                   family.SPEC.loads_in.get(config.save.format, ()))
+                   networks.readers(config.network.module, family.SPEC.loads_in.get(config.save.format, ())))
 
 
 def watchers(made: Material, saving: Saving, telling: Telling) -> tuple[Idle, ...]:

@@ -284,6 +284,29 @@ def test_recorded_command_lines_resolve_on_a_model_that_has_their_options(record
     }
 
 
+FILES = [one for one in COMMANDS if one["given_as"] != "command" and one["script"] in SCRIPTS]
+
+
+@pytest.mark.parametrize("record", FILES, ids=lambda one: f"{one['given_as']}-{one['script']}")
+def test_recorded_settings_files_are_never_fatal(record, tmp_path):
+    (tmp_path / "d.toml").write_text(
+        "[[datasets]]\nresolution = 512\n[[datasets.subsets]]\nimage_dir = 'a'\n", encoding="utf-8"
+    )
+    lines = [f"[t{i}]\n{name} = {json.dumps(value, ensure_ascii=False)}\n" for i, (name, value) in enumerate(record["flags"])]
+    (tmp_path / "a.toml").write_text("".join(lines), encoding="utf-8")
+    flags = read_command(
+        [*NEEDED[:1], "--output_dir=out", f"--config_file={tmp_path / 'a.toml'}", f"--dataset_config={tmp_path / 'd.toml'}"],
+        record["script"],
+    )
+    names = [name for name, flag in flags_of(record["script"]).items() if flag.served.kind == "family"]
+    options = make_dataclass("Options", [(name, object, None) for name in names])
+    family = SimpleNamespace(SPEC=FAMILY.SPEC, Options=options)
+    config = resolve(flags, lambda source, flags: Detected("some"), lambda name: family)
+    assert config.optimizer.lr == flags["learning_rate"]
+    named = "\n".join(f"{note.where} {note.what}" for note in config.notes)
+    assert all(key in named for key in record["unknown"])
+
+
 def test_the_shown_run_names_every_given_value_with_its_origin(tmp_path):
     (tmp_path / "a.toml").write_text("network_dim = 8\n", encoding="utf-8")
     flags = read_command(

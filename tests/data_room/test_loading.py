@@ -200,3 +200,14 @@ def test_a_run_without_steps_is_refused(tmp_path):
     loop = LoopConfig(max_train_steps=0, max_train_epochs=None, gradient_accumulation_steps=1, seed=1)
     with pytest.raises(UserError, match="nothing to do"):
         check_lengths(step_plan(folder_plan(tmp_path), loop))
+
+
+def test_attributes_of_a_subset_travel_with_its_pictures(tmp_path):
+    from library.data.loading import Pictures, Setting
+    from library.data.order import epoch_order
+    from tests.data_room.made import TEMPLATE, picture, subsets_plan
+
+    picture(tmp_path / "a" / "1.png")
+    plan = subsets_plan(replace(TEMPLATE, image_dir=tmp_path / "a", custom_attributes={"mood": "calm"}))
+    (ref,) = epoch_order(plan, 0, 0)
+    assert Pictures(plan, Setting(seed=0))[ref].attributes == [{"mood": "calm"}]

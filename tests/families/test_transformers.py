@@ -235,3 +235,29 @@ def test_blocks_are_counted_whatever_stands_in_front_of_their_names() -> None:
     header = Header({f"model.diffusion_model.layers.{i}.a": (1,) for i in range(3)} | {"noise_refiner.0.a": (1,)})
     assert assemble.block_count(header, "layers") == 3 and assemble.block_count(header, "noise_refiner") == 1
     assert qwenimage.INSTRUCTION_TOKENS == 34
+
+
+@pytest.mark.parametrize(("script", "fits"), [("flux_train_network.py", True), ("chroma_train_network.py", True),
+                                              ("sd3_train_network.py", False)])  # fmt: skip
+def test_only_a_script_that_is_not_the_models_own_is_told_of_the_right_one(script: str, fits: bool, tmp_path: Path) -> None:
+    from library.preflight.machine import Machine
+    from library.preflight.model_files import check_script
+    from library.preflight.registry import Context
+
+    chroma = registry.get("chroma")
+    save_file({n: t.contiguous() for n, t in chroma.tiny(0).denoiser.state_dict().items()}, tmp_path / "m.safetensors")
+    flags = {"pretrained_model_name_or_path": str(tmp_path / "m.safetensors")}
+    assert (not list(check_script(Context(flags=flags, machine=Machine.read(), script=script)))) == fits
+
+
+@pytest.mark.parametrize("name", FLOW)
+def test_bfloat16_weights_predict_much_the_same(name: str) -> None:
+    family = registry.get(name)
+    parts = family.tiny(0)
+    noise = torch.randn(2, family.SPEC.latent_channels, 8, 8)
+    noised, cond = Noised(noise, noise, torch.tensor([300.0, 700.0])), family.encode_text(parts, ["a cat", CAPTION])
+    with torch.no_grad():
+        exact = family.predict(parts, noised, cond)
+        parts.denoiser.to(torch.bfloat16)
+        rough = family.predict(parts, noised, cond)
+    assert torch.nn.functional.cosine_similarity(exact.flatten(), rough.float().flatten(), 0) > 0.99

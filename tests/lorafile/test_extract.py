@@ -64,6 +64,7 @@ def test_text_encoders_that_do_not_differ_are_left_out(tmp_path, monkeypatch):
     modules, reports = extract.extract(first, second, extract.ExtractRequest(4))
     assert modules and all(stem.startswith("lora_unet_") for stem in modules)
     assert not any("resnets" in stem for stem in modules)  # without conv_dim
+    assert not any("time_embedding" in stem for stem in modules)  # outside the blocks
     assert 0 < extract.error_of(reports) < 1
     with pytest.raises(UserError, match="do not differ"):
         extract.extract(first, first, extract.ExtractRequest(4))

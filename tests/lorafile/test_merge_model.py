@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from library.lorafile import merge
+from library.lorafile import kinds, merge
 from library.lorafile.merge_model import merge_into
 from library.lorafile.modelfile import open_model
 from library.util.header import read_header
 from library.util.records import UserError
 from library.util.tensorfile import read_tensors
-from networks import loha, lokr, lora
+from networks import loha, lokr, lora, oft
 from tests.lorafile import models
 
 KINDS = {"lora": lora, "loha": loha, "lokr": lokr}
@@ -63,6 +63,31 @@ def test_merging_leaves_everything_else_as_it_was(tmp_path, monkeypatch, form):
     assert len(changed) == len(network.adapters)
     assert read_header(target).metadata["modelspec.title"] == "tiny"
     assert read_header(target).metadata["modelspec.merged_from"] == "model, lora"
+
+
+def test_merging_a_rotation_equals_applying_it(tmp_path, monkeypatch):
+    models.with_tiny_sizes(monkeypatch)
+    parts = models.tiny("sd1")
+    network = oft.create_network(1.0, 2, 10.0, None, parts.text_encoders, parts.denoiser)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(std=0.1)
+    network.save_weights(tmp_path / "oft.safetensors", None, {})
+    _, weights = merged(models.written("sd1 file", parts, tmp_path), tmp_path / "oft.safetensors", 0.5, tmp_path / "o.safetensors")
+    for adapter in network.adapters:
+        expected = adapter.layer.weight + 0.5 * adapter.delta_weight()
+        torch.testing.assert_close(weights[adapter.lora_name.replace("oft_", "lora_")], expected.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_dora_is_merged_to_its_learned_norms():
+    g = torch.Generator().manual_seed(0)
+    weight, down, up = torch.randn(6, 5, generator=g), torch.randn(2, 5, generator=g), torch.randn(6, 2, generator=g)
+    magnitude = torch.rand(6, 1, generator=g) + 0.5
+    parts = {"lora_down.weight": down, "lora_up.weight": up, "alpha": torch.tensor(2.0), "dora_scale": magnitude}
+    merged_weight = weight + kinds.change("x", parts, weight)
+    torch.testing.assert_close(merged_weight.norm(dim=1, keepdim=True), magnitude)
+    direction = weight + up @ down
+    torch.testing.assert_close(merged_weight, direction / direction.norm(dim=1, keepdim=True) * magnitude)
 
 
 def test_precision_of_the_merged_model_is_as_asked(tmp_path, monkeypatch):

@@ -134,3 +134,11 @@ def test_max_norm_holds_for_every_kind(kind):
     network.apply_max_norm_regularization(limit, "cpu")
     after = torch.stack([a.delta_weight().norm() for a in network.adapters])
     assert torch.allclose(after, before.clamp(max=limit), rtol=1e-3)
+
+
+def test_only_plain_loras_are_said_to_load_in_diffusers():
+    from networks import registry
+
+    programs = ("ComfyUI", "diffusers")
+    assert registry.readers("networks.lora", programs) == programs
+    assert registry.readers("networks.lokr", programs) == registry.readers("lycoris.kohya", programs) == ("ComfyUI",)

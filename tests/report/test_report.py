@@ -177,3 +177,10 @@ def test_the_last_words_of_a_stopped_run_say_why(report):
 def test_durations_and_sizes_are_read_at_a_glance():
     assert [duration(s) for s in (4.4, 65, 7620)] == ["4 s", "1 min 5 s", "2 h 7 min"]
     assert [size(n) for n in (812, 41_200, 18_500_000, 2_100_000_000)] == ["812 bytes", "41.2 KB", "18.5 MB", "2.1 GB"]
+
+
+def test_a_japanese_name_draws_no_chatter_of_the_plot_library(tmp_path, recwarn):
+    from library.report import curves
+
+    curves.plot(RunReport(name="画風", output_dir=tmp_path, step_numbers=[1, 2], losses=[0.2, 0.1]), tmp_path / "loss.png")
+    assert not [str(one.message) for one in recwarn if "Glyph" in str(one.message)]
