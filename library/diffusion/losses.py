@@ -68,7 +68,7 @@ class WeightOptions:
 
 
 def timestep_weight(options: WeightOptions, schedule: Schedule) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The product of all weights asked for, as a function timesteps B -> weights B.
+    """The product of the schedule's own weight and all that are asked for, as a function timesteps B -> weights B.
 
     min-SNR: Hang et al. 2023; debiased estimation: Yu et al. 2024. At zero terminal SNR the min-SNR weight of noise
     prediction takes its limit, 1.
@@ -88,7 +88,7 @@ def timestep_weight(options: WeightOptions, schedule: Schedule) -> Callable[[tor
 
     def weigh(timesteps_B: torch.Tensor) -> torch.Tensor:
         snr_B = schedule.snr(timesteps_B.cpu()).clamp_min(SNR_FLOOR)
-        return math.prod((factor(snr_B) for factor in factors), start=torch.ones_like(snr_B))
+        return math.prod((factor(snr_B) for factor in factors), start=schedule.weight(timesteps_B))
 
     return weigh
 

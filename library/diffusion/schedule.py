@@ -45,6 +45,9 @@ class Schedule(Protocol):
     def snr(self, timesteps_B: torch.Tensor) -> torch.Tensor:
         """Signal-to-noise ratio, power of signal over power of noise."""
 
+    def weight(self, timesteps_B: torch.Tensor) -> torch.Tensor:
+        """Loss weight that goes with the way timesteps are drawn, float B; 1 where there is none."""
+
 
 def per_item(values_B: torch.Tensor, like_BCHW: torch.Tensor) -> torch.Tensor:
     """Shape B values so that they multiply a BCHW tensor, in its dtype and on its device."""
@@ -100,6 +103,9 @@ class DiscreteSchedule:
         bar = self.alphas_cumprod[timesteps_B.cpu()]
         return bar / (1.0 - bar)
 
+    def weight(self, timesteps_B: torch.Tensor) -> torch.Tensor:
+        return torch.ones(len(timesteps_B))
+
 
 def ddpm(space: TargetSpace = "eps", first: int | None = None, last: int | None = None,
          zero_terminal_snr: bool = False, betas: torch.Tensor | None = None) -> DiscreteSchedule:
@@ -120,6 +126,8 @@ class FlowSchedule:
     space: TargetSpace = "flow"
     first: int = 0
     last: int = 1000
+    weigh: Callable[[torch.Tensor], torch.Tensor] | None = None
+    """sigmas B -> loss weights B (``--weighting_scheme sigma_sqrt``, ``cosmap``); None = 1."""
 
     def draw(self, count: int, latent_size: tuple[int, int]) -> torch.Tensor:
         sigmas = self.sample(count, latent_size)
@@ -137,3 +145,7 @@ class FlowSchedule:
     def snr(self, timesteps_B: torch.Tensor) -> torch.Tensor:
         sigma = timesteps_B.float() / 1000
         return ((1 - sigma) / sigma.clamp_min(1e-6)) ** 2
+
+    def weight(self, timesteps_B: torch.Tensor) -> torch.Tensor:
+        sigmas_B = timesteps_B.cpu().float() / 1000
+        return torch.ones(len(sigmas_B)) if self.weigh is None else self.weigh(sigmas_B)

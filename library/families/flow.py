@@ -35,10 +35,11 @@ def schedule(options: FlowOptions, noise: Any, mu: Callable[[tuple[int, int]], f
     ``noise``: the record of the timestep range. Raises UserError for an unknown name.
     """
     from library.diffusion.schedule import FlowSchedule
+    from library.diffusion.timesteps import WEIGHTS
 
     first = 0 if noise.min_timestep is None else noise.min_timestep
     last = 1000 if noise.max_timestep is None else noise.max_timestep
-    return FlowSchedule(sampler(options, mu), first=first, last=last)
+    return FlowSchedule(sampler(options, mu), first=first, last=last, weigh=WEIGHTS.get(options.weighting_scheme))
 
 
 def sampler(options: FlowOptions, mu: Callable[[tuple[int, int]], float]) -> Sampler:

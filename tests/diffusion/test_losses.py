@@ -90,3 +90,15 @@ def test_input_perturbation_leaves_the_noise_to_predict_alone():
     noise = torch.randn(2, 4, 8, 8)
     assert perturb(noise, NoiseOptions()) is noise
     assert (perturb(noise, NoiseOptions(ip_noise_gamma=0.1)) - noise).std() == pytest.approx(0.1, rel=0.2)
+
+
+def test_flow_weights_follow_their_scheme():
+    from library.diffusion import timesteps
+    from library.diffusion.schedule import FlowSchedule
+
+    drawn = torch.tensor([100.0, 500.0, 900.0])
+    sigmas = drawn / 1000
+    expected = {"sigma_sqrt": sigmas**-2, "cosmap": 2 / (math.pi * (1 - 2 * sigmas + 2 * sigmas**2)), "none": torch.ones(3)}
+    for scheme, weights in expected.items():
+        schedule = FlowSchedule(timesteps.uniform(), weigh=timesteps.WEIGHTS[scheme])
+        assert torch.allclose(timestep_weight(WeightOptions(), schedule)(drawn), weights)
