@@ -80,7 +80,10 @@ def alternate(model: Path, side: int, pairs: int, folder: Path) -> tuple[list[Cl
     stages.watchers = lambda *given: (*makes(*given), turns.watcher)  # last, so that the others' time counts as ours
     args = measure.arguments(model, measure.pictures(folder, side), folder / f"out{side}", f"--resolution={side},{side}",
                              "--enable_bucket", "--min_bucket_reso=64", f"--max_train_steps={pairs + WARM_UP}")
-    code = run.main(args)
+    try:
+        code = run.main(args)
+    finally:
+        stages.watchers = makes
     if code:
         raise SystemExit(code)
     return turns.ours[WARM_UP:], turns.bare[WARM_UP:]
