@@ -40,7 +40,7 @@ def resolve(flags: Flags, detect: Detect, family_of: FamilyOf = registry.get) ->
     ``RunConfig.notes``.
     """
     found = list(judge(flags))
-    data, reading = _data(flags)
+    data, reading = data_of(flags)
     found += [*reading.problems, *reading.notes]
     network, optimizer, schedule = (
         make(flags, found) for make in (sections.network, sections.optimizer, sections.schedule)
@@ -125,7 +125,7 @@ def _model(
     ), family
 
 
-def _data(flags: Flags) -> tuple[DatasetConfig, DataReading]:
+def data_of(flags: Flags) -> tuple[DatasetConfig, DataReading]:
     """The pictures' section: from --dataset_config, or from the folder flags with a template for the scan."""
     reading = DataReading()
     common = {

@@ -1,33 +1,13 @@
-"""What the command-line tools share: flags, the frame around mistakes, the exit code."""
+"""What the command-line tools for LoRA files share: their flags, beside what all tools share."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable, Sequence
 
 from library.lorafile.file import PRECISIONS
-from library.util import frame
-from library.util.language import language_of
-from library.util.records import UserError
-from library.util.secrets import mask
+from library.util.command import run, tell
 
-
-def run(parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], None], argv: Sequence[str] | None = None) -> int:
-    """Parse, work, and show a user's mistakes in the frame. Returns the exit code."""
-    args = parser.parse_args(argv)
-    try:
-        work(args)
-    except UserError as error:
-        text = frame.render(error.problems, language=language_of())
-        print(mask(frame.printable(text, sys.stderr.encoding)), file=sys.stderr)
-        return 1
-    return 0
-
-
-def tell(text: str) -> None:
-    """A line for the user, on any console."""
-    print(mask(frame.printable(text, sys.stdout.encoding)), flush=True)
+__all__ = ["add_device", "add_merging", "add_saving", "run", "tell"]
 
 
 def add_saving(parser: argparse.ArgumentParser, hint: str = "same as the input if omitted") -> None:

@@ -15,7 +15,8 @@ import torch
 from library.config.run_config import RunConfig
 from library.config.show import to_json
 from library.config.toml_text import read_settings
-from library.data.loading import Feed, Pictures, Setting, Sources, check_lengths, step_plan
+from library.data import arithmetic
+from library.data.loading import Feed, Pictures, Setting, Sources, StepPlan, check_lengths, step_plan
 from library.data.plan import DatasetPlan
 from library.families.interface import Family, Parts
 from library.report import trackers
@@ -61,7 +62,7 @@ def material(config: RunConfig, family: Family, plan: DatasetPlan) -> Material:
     steps = step_plan(plan, config.loop, processes)
     check_lengths(steps)
     length = Length(steps.epochs, steps.steps, steps.batches, steps.accumulation, processes)
-    announce(config, plan, length)
+    announce(plan, steps)
     seeds.seed_everything(config.loop.seed)
     precision = decide_precision(config.machine, prepare.has_accelerator())
     with accelerator.local_main_process_first():  # a model that must be fetched is fetched once
@@ -90,7 +91,7 @@ def memory_in_use() -> int:
     return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
 
 
-def announce(config: RunConfig, plan: DatasetPlan, length: Length) -> None:
+def announce(plan: DatasetPlan, steps: StepPlan) -> None:
     """The lines that people and front ends read before the first step; wording as kohya's."""
     for one in plan.subsets:
         what = "regularization" if one.config.is_reg else "train"
@@ -101,10 +102,12 @@ def announce(config: RunConfig, plan: DatasetPlan, length: Length) -> None:
             log.info("buckets at batch size %d: %s", settings.batch_size, table)
     log.info("num train images * repeats: %d", plan.images())
     log.info("num reg images: %d", sum(plan.reg_images(part) for part in range(len(plan.parts))))
-    log.info("num batches per epoch: %d", length.batches)
-    log.info("num epochs: %d", length.epochs)
-    log.info("gradient accumulation steps: %d", length.accumulation)
-    log.info("total optimization steps: %d", length.steps)
+    log.info("num batches per epoch: %d", steps.batches)
+    log.info("num epochs: %d", steps.epochs)
+    log.info("gradient accumulation steps: %d", steps.accumulation)
+    log.info("total optimization steps: %d", steps.steps)
+    for line in arithmetic.in_words(arithmetic.of_plan(plan, steps)):
+        log.info(line)
 
 
 def session(made: Material, family: Family) -> tuple[Session, Any]:

@@ -1,0 +1,77 @@
+"""How many steps pictures make, in words: pictures x repeats x epochs / batch, and what doubles it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .loading import StepPlan
+from .plan import DatasetPlan
+
+
+@dataclass(frozen=True)
+class FolderCount:
+    """A folder before its pictures are looked at."""
+
+    images: int
+    repeats: int
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """The figures behind a run's number of steps."""
+
+    images: int
+    """Training pictures."""
+    repeated: int
+    """The same, each as often as its folder repeats it."""
+    reg: int
+    """Regularisation pictures that an epoch takes beside them."""
+    batch: int
+    """Pictures of one step: batch size x accumulation x processes."""
+    per_epoch: int
+    """Steps of an epoch."""
+    epochs: int
+    steps: int
+
+    @property
+    def share(self) -> float:
+        """By how much regularisation lengthens an epoch: 2 where each training picture has one beside it."""
+        return (self.repeated + self.reg) / self.repeated if self.repeated else 1.0
+
+
+def of_counts(folders: Sequence[FolderCount], batch: int, epochs: int, regularised: bool = False) -> Arithmetic:
+    """Plan by counts alone, all pictures in one bucket; regularisation pictures come as often as training pictures.
+
+    >>> of_counts([FolderCount(20, 5)], batch=4, epochs=10).steps
+    250
+    """
+    repeated = sum(one.images * one.repeats for one in folders)
+    reg = repeated if regularised else 0
+    per_epoch = math.ceil((repeated + reg) / batch)
+    return Arithmetic(sum(one.images for one in folders), repeated, reg, batch, per_epoch, epochs, per_epoch * epochs)
+
+
+def of_plan(plan: DatasetPlan, steps: StepPlan) -> Arithmetic:
+    """The same of a scanned data set, with the steps as the loader makes them (each bucket fills its own batches)."""
+    images = sum(not item.is_reg for item in plan.items)
+    batch = max((part.batch_size for part in plan.parts), default=1) * steps.accumulation * steps.processes
+    return Arithmetic(images, plan.images(), plan.images(reg=True), batch, steps.steps_per_epoch, steps.epochs, steps.steps)
+
+
+def in_words(figures: Arithmetic) -> list[str]:
+    """The sum as a person would write it down; a second line where regularisation pictures lengthen the run."""
+    whole = figures.repeated + figures.reg
+    pictures = f"{figures.images} pictures, {figures.repeated} with repeats"
+    pictures += f", {whole} with as many regularisation pictures" if figures.reg else ""
+    exact = math.ceil(whole / figures.batch) if figures.batch else 0
+    rounded = "" if figures.per_epoch == exact else " (buckets fill their own batches)"
+    length = f"x {figures.epochs} epochs = {figures.steps} steps"
+    if figures.steps != figures.per_epoch * figures.epochs:
+        length = f"stopped after {figures.steps} steps, in epoch {figures.epochs}"
+    lines = [f"{pictures} / batch {figures.batch} = {figures.per_epoch} steps an epoch{rounded}, {length}"]
+    if figures.reg:
+        lines.append(f"the regularisation pictures make an epoch {figures.share:.3g} times as long: "
+                     "beside each training picture comes one of them")
+    return lines
