@@ -83,6 +83,7 @@ TESTS: dict[str, str] = {
     "tests/config/test_resolve.py::test_old_optimizer_flags_mean_names": "use_8bit_adam",
     "tests/config/test_resolve.py::test_contradictions_stop_with_the_way_out": "dataset_class",
     "tests/config/test_resolve.py::test_slider_targets_are_named": "slider_lora_target",
+    "tests/train/test_sliders.py::test_neutral_pictures_teach_what_slider_neutral_says": "slider_neutral",
     "tests/config/test_resolve.py::test_further_loras_for_samples_carry_a_strength": "sample_loras",
     "tests/config/test_dataset_toml.py::test_subset_wins_over_data_set_over_general_over_flag": "dataset_config",
     "tests/config/test_dataset_toml.py::test_keys_fall_back_to_the_flags_that_kohya_names": "dataset_repeats",

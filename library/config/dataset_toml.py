@@ -235,7 +235,9 @@ def _strengths(parts: tuple[DatasetPart, ...], data: Mapping[str, Any]) -> tuple
         replace(
             one,
             subsets=tuple(
-                replace(subset, slider_strength=absent) if subset.slider_strength is None else subset
+                replace(subset, slider_strength=absent)
+                if subset.slider_strength is None and not subset.is_reg
+                else subset
                 for subset in one.subsets
             ),
         )

@@ -41,6 +41,7 @@ def resolve(flags: Flags, detect: Detect, family_of: FamilyOf = registry.get) ->
     """
     found = list(judge(flags))
     data, reading = data_of(flags)
+    data = replace(data, slider=sections.slider_order(flags))
     found += [*reading.problems, *reading.notes]
     network, optimizer, schedule = (
         make(flags, found) for make in (sections.network, sections.optimizer, sections.schedule)

@@ -166,6 +166,14 @@ class DatasetPart:
 
 
 @dataclass(frozen=True)
+class SliderOrder:
+    """How pictures with slider strengths become batches."""
+
+    neutral: Literal["plain", "anchor", "skip"] = "anchor"
+    """What pictures of strength 0 teach: trained at +1, held to the base model's answer at both ends, left out."""
+
+
+@dataclass(frozen=True)
 class DatasetConfig:
     parts: tuple[DatasetPart, ...]
     folder_mode: bool = True
@@ -180,6 +188,12 @@ class DatasetConfig:
     workers: int = 0
     allow_truncated: bool = False
     """Take pictures that are cut off at their end."""
+    slider: SliderOrder = SliderOrder()
+
+    @property
+    def slides(self) -> bool:
+        """Whether a strength is given anywhere; names of folders, which the scan reads, may add more."""
+        return any(subset.slider_strength is not None for part in self.parts for subset in part.subsets)
 
 
 @dataclass(frozen=True)

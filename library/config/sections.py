@@ -19,6 +19,7 @@ from library.config.run_config import (
     SampleConfig,
     SaveConfig,
     ScheduleConfig,
+    SliderOrder,
     ValidationConfig,
 )
 from library.flags import Flags
@@ -172,6 +173,10 @@ def cache(flags: Flags) -> CacheConfig:
         text_to_disk=bool(flags.maybe("cache_text_encoder_outputs_to_disk")),
         text_batch_size=max(flags.maybe("text_encoder_batch_size") or 1, 1),
     )
+
+
+def slider_order(flags: Flags) -> SliderOrder:
+    return SliderOrder(neutral=flags["slider_neutral"])
 
 
 def loop(flags: Flags, seed: int) -> LoopConfig:

@@ -65,6 +65,7 @@ FLAG_OF = {
         "allow_truncated": "allow_truncated_images",
         "batch_size": "train_batch_size",
     },
+    "slider": {"neutral": "slider_neutral"},
     "cache": {
         "latents": "cache_latents",
         "latents_to_disk": "cache_latents_to_disk",
@@ -137,6 +138,8 @@ def _rows(config: RunConfig, section: str, record: Any) -> list[tuple[str, str, 
         origin = config.origins.get(flag, "")
         if section == "data" and field.name in ("parts", "template"):
             rows += _data_rows(config, field.name, value)
+        elif section == "data" and field.name == "slider":
+            rows += _rows(config, "slider", value) if config.data.slides else []
         elif section == "model" and field.name == "options":
             rows += [(name, _plain(one), config.origins.get(name, "")) for name, one in value.items()]
         elif not (value in (None, False, (), {}) and origin in ("", "default")):

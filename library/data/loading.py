@@ -161,7 +161,8 @@ class Pictures:
             weights_B=torch.tensor([self.setting.prior_loss_weight if item.is_reg else 1.0 for item in items]),
             original_sizes=[one.original for one in made], crops=[one.crop for one in made], target_size=(height, width),
             pixels_BCHW=_stacked([one.pixels for one in made]), latents_BCHW=_stacked([one.latents for one in made]),
-            cond=cond, masks_B1HW=masks, strength=items[0].strength, keys=[str(item.path) for item in items],
+            cond=cond, masks_B1HW=masks, strength=items[0].strength,
+            kind="neutral" if items[0].strength == 0 else "pictures", keys=[str(item.path) for item in items],
             attributes=[self.plan.parts[item.part].subsets[item.subset].custom_attributes for item in items])
 
 

@@ -83,17 +83,18 @@ def _probability(plan: DatasetPlan, item: Item) -> float:
 def _groups(plan: DatasetPlan) -> dict[Group, list[int]]:
     """Items, repeats counted, by what a batch must share.
 
-    In slider runs a set of probability 0 is left out, and sets of one sign with different probabilities share no batch.
+    In slider runs a set of probability 0 is left out (a neutral one too, where ``--slider_neutral skip`` says so), and sets
+    of one sign with different probabilities share no batch.
     """
     chances: dict[Sign, set[float]] = {}
-    slides = plan.has_strengths
+    slides, skips = plan.has_strengths, plan.config.slider.neutral == "skip"
     if slides:
         for item in plan.items:
             chances.setdefault(sign(item.strength), set()).add(_probability(plan, item))
     groups: dict[Group, list[int]] = {}
     for index, item in enumerate(plan.items):
         drawn_by = chances.get(sign(item.strength), {1.0})
-        if slides and _probability(plan, item) <= 0:
+        if slides and (_probability(plan, item) <= 0 or (skips and item.strength == 0)):
             continue
         group = Group(item.part, item.placement.bucket, item.strength, item.subset if len(drawn_by) > 1 else -1)
         groups.setdefault(group, []).extend([index] * item.repeats)

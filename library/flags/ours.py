@@ -65,23 +65,4 @@ FLAGS = group(
         help="Further LoRA files for sample pictures only, each as FILE=STRENGTH (0.7; 1 where left out).",
         ours=True,
     ),
-    Flag(
-        "slider_lora_target",
-        const="auto",
-        ours=True,
-        help="Put the LoRA on the layers that suit a slider and leave the text path alone; bare = auto, false = off.",
-        choices=(
-            "auto",
-            "visual",
-            "selfattn",
-            "noxattn",
-            "innoxattn",
-            "xattn",
-            "xattn-strict",
-            "full",
-            "simpletuner",
-            "true",
-            "false",
-        ),
-    ),
 )

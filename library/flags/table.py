@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from library.flags import kohya_data, kohya_output, kohya_scripts, kohya_training, ours
+from library.flags import kohya_data, kohya_output, kohya_scripts, kohya_training, ours, sliders
 from library.flags.flag import Flag
 from library.flags.scripts import SCRIPTS
 
@@ -38,7 +38,7 @@ def _in_order(flags: tuple[Flag, ...]) -> tuple[Flag, ...]:
 
 
 KOHYA = _in_order((*kohya_training.FLAGS, *kohya_data.FLAGS, *kohya_output.FLAGS, *kohya_scripts.FLAGS))
-OURS = ours.FLAGS
+OURS = (*ours.FLAGS, *sliders.FLAGS)
 BY_NAME = {flag.name: flag for flag in (*KOHYA, *OURS)}
 assert len(BY_NAME) == len(KOHYA) + len(OURS), "a flag is declared twice"
 

@@ -213,7 +213,7 @@ def _judge(session: Session, results: list[StepResult], norm: Any) -> tuple[floa
 
     With fp16 the gradient scaler must be asked in every step: it skips what is not finite and lowers its scale.
     """
-    losses = [result.loss.detach().float() for result in results]
+    losses = [result.per_item_B.float().mean() for result in results]
     total = torch.stack(losses).sum() if losses else torch.zeros((), device=session.device)
     figures = torch.stack([total, torch.full_like(total, len(losses))])
     if session.accelerator.num_processes > 1:

@@ -31,7 +31,7 @@ from networks import registry as networks
 from . import caching, facts, position, prepare, seeds
 from .guarding import Guarding, PaceMark, Watchdog
 from .loop import Length, LoopTools, run_loop
-from .objectives import denoise
+from .objectives import choose as choose_objective
 from .sampling import Sampling
 from .saving import Saving
 from .session import Session, decide_precision
@@ -134,7 +134,7 @@ def train(made: Material, family: Family, argv: list[str], told: list[Problem]) 
     telling = watch_and_tell(made, family, saving, argv)
     telling.report.warnings += [f"{one.where}: {one.what}" for one in told if one.severity == "warn"]
     tools = LoopTools(
-        objective=denoise, seed_batch=seed_policy(config), length=made.length,
+        objective=choose_objective(config, made.plan), seed_batch=seed_policy(config), length=made.length,
         watchers=watchers(made, saving, telling), max_grad_norm=config.optimizer.max_grad_norm,
         scale_weight_norms=config.network.scale_weight_norms)
     keep_config(config, telling.folder, made.accelerator.is_main_process)
@@ -198,7 +198,8 @@ def watchers(made: Material, saving: Saving, telling: Telling) -> tuple[Idle, ..
     if made.plan.validation:
         held_out = Pictures(made.plan.validation_plan(), setting(config, made.length), made.sources)
         seed = config.validation.seed if config.validation.seed is not None else config.loop.seed
-        validation = Validation(config.validation, partial(Feed(held_out).epoch, 0), denoise, seed, telling.validated)
+        validation = Validation(config.validation, partial(Feed(held_out).epoch, 0),
+                                choose_objective(config, made.plan), seed, telling.validated)
         found.append(validation)
         if config.validation.patience:
             last.append(EarlyStopping(validation, saving, config.validation.patience))

@@ -1,8 +1,8 @@
-"""What a step optimises. An objective is a function (session, batch) -> parts of the step, each with its own loss."""
+"""The usual objective: predict what was mixed into the picture."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,9 +11,7 @@ from torch.nn import functional as F
 from library.util.records import Batch, StepResult
 
 if TYPE_CHECKING:
-    from .session import Session
-
-Objective = Callable[["Session", Batch], Iterator[StepResult]]
+    from ..session import Session
 
 
 def masked_mean(loss_BCHW: torch.Tensor, masks_B1HW: torch.Tensor | None) -> torch.Tensor:
@@ -25,10 +23,11 @@ def masked_mean(loss_BCHW: torch.Tensor, masks_B1HW: torch.Tensor | None) -> tor
 
 
 def denoise(session: Session, batch: Batch) -> Iterator[StepResult]:
-    """The usual objective: predict what was mixed into the picture."""
-    latents, cond = session.latents(batch), session.cond(batch)
-    noised = session.add_noise(latents)
+    """Predict what was mixed into the pictures, at the strength that their batch has."""
+    latents = session.latents(batch)
     with session.multiplier(batch.strength):
+        cond = session.cond(batch)
+        noised = session.add_noise(latents)
         prediction = session.predict(noised, cond)
         target = session.target(latents, noised)
         loss_BCHW = session.distance(prediction.float(), target.float(), noised.timesteps_B)

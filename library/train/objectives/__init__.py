@@ -1,0 +1,47 @@
+"""What a step optimises. An objective is a function (session, batch) -> parts of the step, each with its own loss.
+
+One objective, one file. A batch says by its ``kind`` which of them it is for; a run's table has one for every kind, chosen
+once from the configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from library.util.records import StepResult
+
+from .denoise import denoise
+from .neutral import Ends, anchored, at_full_strength
+
+if TYPE_CHECKING:
+    from library.config.run_config import RunConfig
+    from library.data.plan import DatasetPlan
+
+    from ..session import Session
+
+Objective = Callable[["Session", Any], Iterator[StepResult]]
+Table = Mapping[str, Objective]
+"""Kind of batch -> what it is trained for."""
+
+
+def choose(config: RunConfig, plan: DatasetPlan) -> Objective:
+    """The objective of a run: for each batch the one that its kind has in the run's table."""
+    neutral = {"plain": at_full_strength, "anchor": partial(anchored, ends_of(plan)), "skip": at_full_strength}
+    return by_kind({"pictures": denoise, "neutral": neutral[config.data.slider.neutral]})
+
+
+def by_kind(table: Table) -> Objective:
+    """One objective out of several: each batch goes to that of its kind."""
+
+    def objective(session: Session, batch: Any) -> Iterator[StepResult]:
+        return table[batch.kind](session, batch)
+
+    return objective
+
+
+def ends_of(plan: DatasetPlan) -> Ends:
+    """The strongest positive and negative strength that pictures are trained at; +1 and -1 where a side has none."""
+    strengths = [item.strength for item in plan.items if item.strength]
+    return Ends(max([s for s in strengths if s > 0], default=1.0), min([s for s in strengths if s < 0], default=-1.0))
