@@ -1,4 +1,4 @@
-"""Models of one transformer, one text encoder and one VAE: put together from a diffusers folder or single files."""
+"""Models of one transformer, one VAE and text encoders: put together from a diffusers folder or single files."""
 
 from __future__ import annotations
 
@@ -9,19 +9,37 @@ from typing import Any, Protocol
 
 from library.families import source, weights
 from library.families.interface import LoadRequest, Parts
+from library.families.native import Transformer
 from library.util.header import Header
 from library.util.records import Problem, UserError
 
 MODEL_FLAG = "--pretrained_model_name_or_path"
-PARTS = ("transformer", "vae", "text_encoder")
 
 
 class VaeModule(Protocol):
-    """``vae.py`` and ``video_vae.py``."""
+    """``vae.py`` and its kin."""
 
     def build(self, config: Mapping[str, Any], header: Header, dtype: str, device: str) -> Any: ...
     def load(self, path: Path, default_config: Mapping[str, Any], dtype: str, device: str) -> Any: ...
     def is_vae(self, header: Header) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Text:
+    """How a text encoder is made; the second one of a model is its folder's ``text_encoder_2``."""
+
+    option: str
+    """Option (and flag) that names its file."""
+    build: Callable[[Mapping[str, Any], Header, str, str], Any]
+    """(configuration, weights, dtype, device) -> text encoder."""
+    tokenizer: Callable[[Path | None], Any]
+    """From the model folder's tokenizer, or without one."""
+    mark: str
+    """Part of a tensor's name that tells that a file of several parts holds this one."""
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.option}"
 
 
 @dataclass(frozen=True)
@@ -31,50 +49,71 @@ class Recipe:
     title: str
     asset: str
     """Name of the shipped configurations of the released model."""
-    transformer: Callable[[Mapping[str, Any], Header, LoadRequest], Any]
+    transformer: Transformer
     sizes: Callable[[Header], dict[str, Any]]
     """What a single file's shapes tell of the transformer's configuration."""
-    text: Callable[[Mapping[str, Any], Header, str, str], Any]
-    """(configuration, weights, dtype, device) -> text encoder."""
-    text_mark: str
-    """End of a tensor's name that tells that a file holds the text encoder."""
-    text_flag: str
-    tokenizer: Callable[[Path | None], Any]
+    texts: tuple[Text, ...]
     vae: VaeModule
+    vae_option: str | None = None
+    """A flag besides ``--vae`` that names the VAE's file (``ae``)."""
+
+    def text_parts(self) -> list[tuple[str, str, Text]]:
+        """Folder of each text encoder, folder of its tokenizer, how it is made."""
+        numbers = ["", *(f"_{i}" for i in range(2, 1 + len(self.texts)))]
+        return [(f"text_encoder{n}", f"tokenizer{n}", text) for n, text in zip(numbers, self.texts, strict=True)]
+
+    def vae_flag(self) -> str:
+        return f"--{self.vae_option or 'vae'}"
+
+    def vae_file(self, request: LoadRequest) -> str | None:
+        """The VAE's own file, where one was given."""
+        named = getattr(request.options, self.vae_option) if self.vae_option else None
+        return named or request.vae
 
 
-def load(request: LoadRequest, recipe: Recipe, text_file: str | None, vae_file: str | None) -> Parts:
+def load(request: LoadRequest, recipe: Recipe) -> Parts:
     """Load the parts that are asked for; files of their own win over what the model holds.
 
     Raises UserError naming at once all the files that a single file needs beside itself.
     """
-    path = source.locate(request.source, MODEL_FLAG, ("scheduler", *PARTS, "tokenizer"), request.dtype)
+    folders = ["scheduler", "transformer", "vae", *(f for text, tokenizer, _ in recipe.text_parts() for f in (text, tokenizer))]
+    path = source.locate(request.source, MODEL_FLAG, tuple(folders), request.dtype)
     shipped = source.asset(recipe.asset)
-    configs, headers = (_folder(path, request) if path.is_dir() else _file(path, shipped, recipe))
-    if text_file and "text" in request.parts:
-        place = source.locate(text_file, recipe.text_flag)
-        headers["text_encoder"], configs["text_encoder"] = weights.usable(weights.read_header(place)), shipped["text_encoder"]
-    _complete(path, request, recipe, headers, vae_file)
+    configs, headers = _folder(path, request, recipe) if path.is_dir() else _file(path, shipped, recipe)
+    for part, _, text in recipe.text_parts():
+        given = getattr(request.options, text.option)
+        if given and "text" in request.parts:
+            headers[part] = weights.usable(weights.read_header(source.locate(given, text.flag)))
+            configs[part] = shipped[part]
+    _complete(path, request, recipe, headers)
     parts = Parts(None, None, [], [], request.options, dict(configs.get("scheduler") or shipped["scheduler"]))
     if "denoiser" in request.parts:
-        parts.denoiser = recipe.transformer(configs["transformer"], headers["transformer"], request)
+        parts.denoiser = recipe.transformer.build(configs["transformer"], headers["transformer"], request)
     if "text" in request.parts:
-        parts.text_encoders = [recipe.text(configs["text_encoder"], headers["text_encoder"], request.dtype, request.device)]
-        parts.tokenizers = [recipe.tokenizer(path / "tokenizer" if path.is_dir() else None)]
-    if "vae" in request.parts and vae_file:
-        parts.vae = recipe.vae.load(source.locate(vae_file, "--vae"), shipped["vae"], request.vae_dtype, request.device)
-    elif "vae" in request.parts:
-        parts.vae = recipe.vae.build(configs["vae"], headers["vae"], request.vae_dtype, request.device)
+        for part, tokenizer, text in recipe.text_parts():
+            parts.text_encoders.append(text.build(configs[part], headers[part], request.dtype, request.device))
+            parts.tokenizers.append(text.tokenizer(path / tokenizer if path.is_dir() else None))
+    if "vae" in request.parts:
+        parts.vae = _vae(request, recipe, configs, headers, shipped)
     parts.source, parts.name_or_path = request.source, str(path)
     return parts
 
 
-def _folder(path: Path, request: LoadRequest) -> tuple[dict[str, Any], dict[str, Header]]:
-    configs = dict(source.complete(path, MODEL_FLAG, PARTS))
-    wanted = {"denoiser": "transformer", "vae": "vae", "text": "text_encoder"}
+def _vae(request: LoadRequest, recipe: Recipe, configs: Mapping[str, Any], headers: Mapping[str, Header],
+         shipped: Mapping[str, Any]) -> Any:  # fmt: skip
+    if own := recipe.vae_file(request):
+        place = source.locate(own, recipe.vae_flag())
+        return recipe.vae.load(place, shipped["vae"], request.vae_dtype, request.device)
+    return recipe.vae.build(configs["vae"], headers["vae"], request.vae_dtype, request.device)
+
+
+def _folder(path: Path, request: LoadRequest, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Header]]:
+    texts = [part for part, _, _ in recipe.text_parts()]
+    configs = dict(source.complete(path, MODEL_FLAG, ("transformer", "vae", *texts)))
+    wanted = {"denoiser": ["transformer"], "vae": ["vae"], "text": texts}
     dtypes = {"vae": request.vae_dtype}
     return configs, {part: weights.folder_weights(path / part, dtypes.get(part, request.dtype))
-                     for name, part in wanted.items() if name in request.parts}  # fmt: skip
+                     for name, parts in wanted.items() if name in request.parts for part in parts}  # fmt: skip
 
 
 def _file(path: Path, shipped: Mapping[str, Any], recipe: Recipe) -> tuple[dict[str, Any], dict[str, Header]]:
@@ -82,14 +121,15 @@ def _file(path: Path, shipped: Mapping[str, Any], recipe: Recipe) -> tuple[dict[
     headers = {"transformer": header}
     if recipe.vae.is_vae(header):
         headers["vae"] = header
-    if any(name.endswith(recipe.text_mark) for name in header.shapes):
-        headers["text_encoder"] = header
+    for part, _, text in recipe.text_parts():
+        if any(text.mark in name for name in header.shapes):
+            headers[part] = header
     return {**shipped, "transformer": shipped["transformer"] | recipe.sizes(header)}, headers
 
 
-def _complete(path: Path, request: LoadRequest, recipe: Recipe, headers: Mapping[str, Header], vae_file: str | None) -> None:
-    lacks = [recipe.text_flag] if "text" in request.parts and "text_encoder" not in headers else []
-    lacks += ["--vae"] if "vae" in request.parts and "vae" not in headers and not vae_file else []
+def _complete(path: Path, request: LoadRequest, recipe: Recipe, headers: Mapping[str, Header]) -> None:
+    lacks = [text.flag for part, _, text in recipe.text_parts() if "text" in request.parts and part not in headers]
+    lacks += [recipe.vae_flag()] if "vae" in request.parts and "vae" not in headers and not recipe.vae_file(request) else []
     if lacks:
         raise UserError(
             Problem(MODEL_FLAG,
@@ -103,3 +143,13 @@ def block_count(header: Header, stem: str) -> int:
     found = [name.split(f"{stem}.", 1)[1].split(".")[0] for name in header.shapes
              if name.startswith(f"{stem}.") or f"model.{stem}." in name]  # fmt: skip
     return 1 + max((int(n) for n in found if n.isdigit()), default=-1)
+
+
+def counted(**stems: str | tuple[str, ...]) -> Callable[[Header], dict[str, Any]]:
+    """``sizes`` that counts blocks: setting = the blocks' stem, or its two stems in the two spellings."""
+
+    def sizes(header: Header) -> dict[str, Any]:
+        both = {name: (stem,) if isinstance(stem, str) else stem for name, stem in stems.items()}
+        return {name: max(block_count(header, stem) for stem in found) for name, found in both.items()}
+
+    return sizes

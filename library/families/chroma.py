@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from library.families import assemble, flow, flux1, native, t5, tiny as tiny_models, vae, weights
+from library.families import answers, assemble, flow, flux1, tiny as tiny_models, vae
 from library.families.interface import FamilySpec, Header, LoadRequest, PadRule, Parts, TextSlot
-from library.families.native import Native
+from library.families.native import Native, Transformer
 from library.families.unet_models import run_dtype
-from library.util.records import Cond, Target
+from library.util.records import Cond
 
 if TYPE_CHECKING:
     import torch
 
-    from library.diffusion.schedule import Noised, Schedule
+    from library.diffusion.schedule import Noised
 
 ROLES = flux1.ROLES | {"modulation": (r"^distilled_guidance_layer\.",)}
 SPEC = FamilySpec(
@@ -77,55 +77,23 @@ def matches(header: Header) -> bool:
     return "distilled_guidance_layer.in_proj.weight" in names and blocks and not any(n.startswith("nerf_") for n in names)
 
 
-def matches_index(model_index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Tell a Chroma folder by its transformer's class."""
-    return (model_index.get("transformer") or [None, ""])[1] == "ChromaTransformer2DModel"
+TRANSFORMER = Transformer("transformer_chroma", "ChromaTransformer2DModel", "img_in.weight", native_modules)
+SIZES = assemble.counted(num_layers=("double_blocks", "transformer_blocks"), approximator_layers="distilled_guidance_layer.layers",
+                         num_single_layers=("single_blocks", "single_transformer_blocks"))  # fmt: skip
+RECIPE = assemble.Recipe(SPEC.title, "chroma.json", TRANSFORMER, SIZES, (flux1.T5,), vae, vae_option="ae")
 
-
-def hints(header: Header) -> dict[str, Any]:
-    """Nothing."""
-    return {}
-
-
-def index_hints(model_index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Nothing."""
-    return {}
-
-
-def base_version(options: Options) -> str:
-    """kohya's ``ss_base_model_version``."""
-    return "chroma"
-
-
-def architecture(options: Options) -> str:
-    """``modelspec.architecture``."""
-    return "chroma"
-
-
-def build_transformer(config: Mapping[str, Any], header: Header, request: LoadRequest) -> Any:
-    """ChromaTransformer2DModel of ``config`` with the weights in ``header``, in either spelling."""
-    from diffusers.models.transformers.transformer_chroma import ChromaTransformer2DModel
-
-    model = weights.empty(lambda: ChromaTransformer2DModel.from_config(dict(config)))
-    found = native.places(header, list(model.state_dict()), native_modules(model.config), "img_in.weight")
-    return weights.fill(model, found, weights.torch_dtype(request.dtype), request.device, "the transformer")
-
-
-def _sizes(header: Header) -> dict[str, Any]:
-    counts = {"num_layers": "double_blocks", "num_single_layers": "single_blocks",
-              "approximator_layers": "distilled_guidance_layer.layers"}  # fmt: skip
-    return {name: assemble.block_count(header, stem) for name, stem in counts.items()}
-
-
-RECIPE = assemble.Recipe(
-    title=SPEC.title, asset="chroma.json", transformer=build_transformer, sizes=_sizes, text=t5.build,
-    text_mark="t5xxl.transformer.encoder.final_layer_norm.weight", text_flag="--t5xxl", tokenizer=t5.load_tokenizer, vae=vae,
-)  # fmt: skip
+matches_index = answers.folder_of(TRANSFORMER.name)
+hints, index_hints, size_cond = answers.no_hints, answers.no_index_hints, answers.no_sizes
+base_version, architecture = answers.always("chroma"), answers.always("chroma")
+encode_image, decode_latents, normalise, denormalise = answers.images(vae)
+adapter_targets, extra_targets = answers.targets(TRANSFORMER, ROLES, answers.in_blocks)
+schedule = answers.flow_schedule()
+pipeline = answers.pipeline("ChromaPipeline")
 
 
 def load(request: LoadRequest) -> Parts:
     """Load from a diffusers folder or hub id, or from single files: transformer, --t5xxl, --ae (or --vae)."""
-    return assemble.load(request, RECIPE, request.options.t5xxl, request.options.ae or request.vae)
+    return assemble.load(request, RECIPE)
 
 
 def tiny(seed: int = 0) -> Parts:
@@ -133,40 +101,6 @@ def tiny(seed: int = 0) -> Parts:
     built = tiny_models.components("chroma", seed)
     return Parts(built["transformer"], built["vae"], [built["text_encoder"]], [tiny_models.t5_tokenizer()],
                  Options(t5xxl_max_token_length=64), built["scheduler"], "tiny", "tiny")  # fmt: skip
-
-
-def adapter_targets(parts: Parts) -> list[Target]:
-    """The linear layers of all blocks, in kohya's order; parts of fused ones by ``fused``."""
-    return [t for t in _targets(parts.denoiser) if "_blocks." in t.path] if parts.denoiser is not None else []
-
-
-def extra_targets(parts: Parts) -> list[Target]:
-    """The linear layers outside the blocks."""
-    return [t for t in _targets(parts.denoiser) if "_blocks." not in t.path]
-
-
-def _targets(denoiser: Any) -> list[Target]:
-    return native.targets(denoiser, native_modules(denoiser.config), ROLES)
-
-
-def encode_image(parts: Parts, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-    """Pixels in [-1, 1] -> normalised latents B,16,H/8,W/8."""
-    return vae.normalise(parts.vae, vae.encode(parts.vae, pixels_BCHW))
-
-
-def decode_latents(parts: Parts, latents_BCHW: torch.Tensor) -> torch.Tensor:
-    """Normalised latents -> pixels in [-1, 1]."""
-    return vae.decode(parts.vae, latents_BCHW)
-
-
-def normalise(parts: Parts, raw_BCHW: torch.Tensor) -> torch.Tensor:
-    """The VAE's own latents -> normalised ones."""
-    return vae.normalise(parts.vae, raw_BCHW)
-
-
-def denormalise(parts: Parts, latents_BCHW: torch.Tensor) -> torch.Tensor:
-    """The inverse of ``normalise``."""
-    return vae.denormalise(parts.vae, latents_BCHW)
 
 
 def encode_text(parts: Parts, captions: list[str]) -> Cond:
@@ -177,18 +111,6 @@ def encode_text(parts: Parts, captions: list[str]) -> Cond:
     device = next(encoder.parameters()).device
     mask = made.attention_mask.to(device)
     return {"t5_out": encoder(made.input_ids.to(device), attention_mask=mask, return_dict=False)[0], "t5_attn_mask": mask}
-
-
-def size_cond(original_sizes: list[tuple[int, int]], crops: list[tuple[int, int]], target_size: tuple[int, int]) -> Cond:
-    """Nothing: these models are not told sizes."""
-    return {}
-
-
-def schedule(options: Options, noise: Any) -> Schedule:
-    """Rectified flow; ``flux_shift`` shifts by the number of image tokens."""
-    from library.diffusion.timesteps import MuRange
-
-    return flow.schedule(options, noise, MuRange())
 
 
 def predict(parts: Parts, noised: Noised, cond: Cond) -> torch.Tensor:
@@ -206,12 +128,3 @@ def predict(parts: Parts, noised: Noised, cond: Cond) -> torch.Tensor:
                   timestep=(noised.timesteps_B.to(device).float() / 1000).to(dtype), img_ids=flow.grid_ids(size).to(device),
                   txt_ids=torch.zeros(text.shape[1], 3, device=device), return_dict=False)[0]  # fmt: skip
     return flow.unpacked(found, size)
-
-
-def pipeline(parts: Parts) -> Any:
-    """ChromaPipeline over these parts."""
-    from diffusers import ChromaPipeline, FlowMatchEulerDiscreteScheduler
-
-    scheduler = FlowMatchEulerDiscreteScheduler.from_config(dict(parts.scheduler_config))
-    return ChromaPipeline(scheduler=scheduler, vae=parts.vae, text_encoder=parts.text_encoders[0],
-                          tokenizer=parts.tokenizers[0], transformer=parts.denoiser)  # fmt: skip

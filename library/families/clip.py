@@ -7,7 +7,7 @@ end token; the states are joined as first start, all bodies, last end.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -58,9 +58,9 @@ def shipped_tokenizer(pad_token: str = "<|endoftext|>") -> Any:
     return CLIPTokenizer(vocab=dict(vocabulary), merges=list(merges), model_max_length=BODY + 2, pad_token=pad_token)
 
 
-def load_tokenizer(folder: Path, pad_token: str = "<|endoftext|>") -> Any:
-    """The tokenizer of a model folder; the shipped one where the folder holds none."""
-    if not any((folder / name).is_file() for name in ("vocab.json", "tokenizer.json")):
+def load_tokenizer(folder: Path | None, pad_token: str = "<|endoftext|>") -> Any:
+    """The tokenizer of a model folder; the shipped one without a folder or where it holds none."""
+    if folder is None or not any((folder / name).is_file() for name in ("vocab.json", "tokenizer.json")):
         return shipped_tokenizer(pad_token)
     from transformers import CLIPTokenizer
 
@@ -215,6 +215,17 @@ def build(
 
         given[PROJECTION] = torch.eye(config["hidden_size"])  # files of CLIP-L alone leave it out: it is the identity
     return weights.fill(model, own, weights.torch_dtype(dtype), device, "the text encoder", given)
+
+
+def builder(name: str, projection: bool) -> Callable[[Mapping[str, Any], Header, str, str], Any]:
+    """``build`` for a file in which the encoder stands alone, or in a package under ``name`` (``clip_l``)."""
+
+    def built(config: Mapping[str, Any], header: Header, dtype: str, device: str) -> Any:
+        fronts = (f"text_encoders.{name}.transformer.", f"{name}.transformer.")
+        prefix = next((p for p in fronts if any(n.startswith(p) for n in header.places)), "")
+        return build(config, places(header, prefix), dtype, device, projection)
+
+    return built
 
 
 PROJECTION = "text_projection.weight"

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from library.families import clip, flow, native, source, t5, tiny as tiny_models, vae, weights
+from library.families import answers, assemble, clip, flow, t5, tiny as tiny_models, vae
 from library.families.interface import FamilySpec, Header, LoadRequest, PadRule, Parts, TextSlot
-from library.families.native import Native
+from library.families.native import Native, Transformer
 from library.families.unet_models import run_dtype
-from library.util.records import Cond, Problem, Target, UserError
+from library.util.records import Cond, Target
 
 if TYPE_CHECKING:
     import torch
 
-    from library.diffusion.schedule import Noised, Schedule
+    from library.diffusion.schedule import Noised
 
-MODEL_FLAG = "--pretrained_model_name_or_path"
 ROLES = {
     "text-stream": (r"\.attn\.(add_[qkv]_proj|to_add_out)$", r"\.ff_context\.net\.", r"\.norm1_context\.linear$"),
     "self-attention": (r"\.attn\.to_(q|k|v|out\.0)$",),
@@ -117,11 +114,6 @@ def matches(header: Header) -> bool:
     return ((original and "vector_in.in_layer.weight" in names) or ours) and not foreign
 
 
-def matches_index(model_index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Tell a Flux.1 folder by its transformer's class."""
-    return (model_index.get("transformer") or [None, ""])[1] == "FluxTransformer2DModel"
-
-
 def hints(header: Header) -> dict[str, Any]:
     """``in_channels`` where the transformer takes more than the 64 of packed latents (fill, control)."""
     shape = header.shapes.get("img_in.weight") or header.shapes.get("x_embedder.weight")
@@ -134,88 +126,6 @@ def index_hints(model_index: Mapping[str, Any], configs: Mapping[str, Mapping[st
     return {"in_channels": count} if count != 64 else {}
 
 
-def base_version(options: Options) -> str:
-    """kohya's ``ss_base_model_version``."""
-    return "flux1"
-
-
-def architecture(options: Options) -> str:
-    """``modelspec.architecture``."""
-    return "flux-1-dev"
-
-
-def load(request: LoadRequest) -> Parts:
-    """Load from a diffusers folder or hub id, or from single files: transformer, --clip_l, --t5xxl, --ae."""
-    folders = ("scheduler", "transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
-    path = source.locate(request.source, MODEL_FLAG, folders, request.dtype)
-    parts = _from_folder(path, request) if path.is_dir() else _from_files(path, request)
-    other = request.options.ae or request.vae
-    if other and "vae" in request.parts:
-        place = source.locate(other, "--ae")
-        parts.vae = vae.load(place, source.asset("flux1.json")["vae"], request.vae_dtype, request.device)
-    parts.source, parts.name_or_path = request.source, str(path)
-    return parts
-
-
-def build_transformer(config: Mapping[str, Any], header: Header, request: LoadRequest) -> Any:
-    """FluxTransformer2DModel of ``config`` with the weights in ``header``, in either spelling."""
-    from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
-
-    model = weights.empty(lambda: FluxTransformer2DModel.from_config(dict(config)))
-    found = native.places(header, list(model.state_dict()), native_modules(model.config), "img_in.weight")
-    return weights.fill(model, found, weights.torch_dtype(request.dtype), request.device, "the transformer")
-
-
-def _from_folder(path: Path, request: LoadRequest) -> Parts:
-    configs = source.complete(path, MODEL_FLAG, ("transformer", "vae", "text_encoder", "text_encoder_2"))
-    dtype, device = request.dtype, request.device
-    scheduler = configs.get("scheduler") or source.asset("flux1.json")["scheduler"]
-    parts = Parts(None, None, [], [], request.options, dict(scheduler))
-    if "denoiser" in request.parts:
-        parts.denoiser = build_transformer(configs["transformer"], weights.folder_weights(path / "transformer", dtype), request)
-    if "text" in request.parts:
-        found = clip.places(weights.folder_weights(path / "text_encoder", dtype), "")
-        second = weights.folder_weights(path / "text_encoder_2", dtype)
-        parts.text_encoders = [clip.build(configs["text_encoder"], found, dtype, device),
-                               t5.build(configs["text_encoder_2"], second, dtype, device)]  # fmt: skip
-        parts.tokenizers = [clip.load_tokenizer(path / "tokenizer"), t5.load_tokenizer(path / "tokenizer_2")]
-    if "vae" in request.parts and not (request.options.ae or request.vae):
-        header = weights.folder_weights(path / "vae", request.vae_dtype)
-        parts.vae = vae.build(configs["vae"], header, request.vae_dtype, device)
-    return parts
-
-
-def _from_files(path: Path, request: LoadRequest) -> Parts:
-    header, configs = weights.usable(weights.read_header(path)), source.asset("flux1.json")
-    _complete(request)
-    parts = Parts(None, None, [], [], request.options, dict(configs["scheduler"]))
-    if "denoiser" in request.parts:
-        parts.denoiser = build_transformer(configs["transformer"] | _sizes(header), header, request)
-    if "text" in request.parts:
-        files = {f: source.locate(v, f) for f, v in (("--clip_l", request.options.clip_l), ("--t5xxl", request.options.t5xxl))}
-        first, second = (weights.usable(weights.read_header(p)) for p in files.values())
-        found = clip.places(first, next((p for p in CLIP_PREFIXES if any(n.startswith(p) for n in first.shapes)), ""))
-        parts.text_encoders = [clip.build(configs["text_encoder"], found, request.dtype, request.device),
-                               t5.build(configs["text_encoder_2"], second, request.dtype, request.device)]  # fmt: skip
-        parts.tokenizers = [clip.shipped_tokenizer(), t5.load_tokenizer(None)]
-    return parts
-
-
-CLIP_PREFIXES = ("text_encoders.clip_l.transformer.text_model.", "clip_l.transformer.text_model.", "text_model.")
-
-
-def _complete(request: LoadRequest) -> None:
-    """Say at once all the files that a transformer's file needs beside itself."""
-    asked = (("text", "--clip_l", request.options.clip_l), ("text", "--t5xxl", request.options.t5xxl),
-             ("vae", "--ae", request.options.ae or request.vae))  # fmt: skip
-    lacks = [flag for part, flag, value in asked if part in request.parts and not value]
-    if lacks:
-        raise UserError(
-            Problem(MODEL_FLAG, f"a Flux.1 file holds the transformer alone; {', '.join(lacks)} must be given too.",
-                    "Give clip_l.safetensors, t5xxl_fp16.safetensors and ae.safetensors, or use a diffusers folder.")
-        )  # fmt: skip
-
-
 def _sizes(header: Header) -> dict[str, Any]:
     """What differs between Flux.1 files: number of blocks, guidance embedding, input channels."""
     names = [n.removeprefix("model.diffusion_model.") for n in header.shapes]
@@ -226,50 +136,38 @@ def _sizes(header: Header) -> dict[str, Any]:
     return counts | {"guidance_embeds": any("guidance_in" in n or "guidance_embedder" in n for n in names)}
 
 
+TRANSFORMER = Transformer("transformer_flux", "FluxTransformer2DModel", "img_in.weight", native_modules)
+CLIP_L = assemble.Text("clip_l", clip.builder("clip_l", projection=False), clip.load_tokenizer, "text_encoders.clip_l.")
+T5 = assemble.Text("t5xxl", t5.build, lambda folder: t5.load_tokenizer(folder), "t5xxl.transformer.encoder.final_layer_norm.weight")
+RECIPE = assemble.Recipe(SPEC.title, "flux1.json", TRANSFORMER, _sizes, (CLIP_L, T5), vae, vae_option="ae")
+
+matches_index = answers.folder_of(TRANSFORMER.name)
+size_cond = answers.no_sizes
+base_version, architecture = answers.always("flux1"), answers.always("flux-1-dev")
+encode_image, decode_latents, normalise, denormalise = answers.images(vae)
+schedule = answers.flow_schedule()
+pipeline = answers.pipeline("FluxPipeline")
+
+
+def _clip_targets(parts: Parts) -> list[Target]:
+    slot = SPEC.text_slots[0]
+    return [t for te in parts.text_encoders[:1] for t in clip.adapter_targets(te, slot.part, slot.lora_prefix)]
+
+
+adapter_targets, extra_targets = answers.targets(TRANSFORMER, ROLES, answers.in_blocks, _clip_targets)
+
+
+def load(request: LoadRequest) -> Parts:
+    """Load from a diffusers folder or hub id, or from single files: transformer, --clip_l, --t5xxl, --ae (or --vae)."""
+    return assemble.load(request, RECIPE)
+
+
 def tiny(seed: int = 0) -> Parts:
     """A tiny random model of this architecture."""
     built = tiny_models.components("flux1", seed)
     return Parts(built["transformer"], built["vae"], [built["text_encoder"], built["text_encoder_2"]],
                  [tiny_models.clip_tokenizer(), tiny_models.t5_tokenizer()], Options(t5xxl_max_token_length=32),
                  built["scheduler"], "tiny", "tiny")  # fmt: skip
-
-
-def adapter_targets(parts: Parts) -> list[Target]:
-    """CLIP's layers and the linear layers of all blocks, in kohya's order; parts of fused originals are told by ``fused``."""
-    slot = SPEC.text_slots[0]
-    text = [t for te in parts.text_encoders[:1] for t in clip.adapter_targets(te, slot.part, slot.lora_prefix)]
-    if parts.denoiser is None:
-        return text
-    return text + [t for t in _targets(parts.denoiser) if "_blocks." in t.path]
-
-
-def extra_targets(parts: Parts) -> list[Target]:
-    """The linear layers outside the blocks."""
-    return [t for t in _targets(parts.denoiser) if "_blocks." not in t.path]
-
-
-def _targets(denoiser: Any) -> list[Target]:
-    return native.targets(denoiser, native_modules(denoiser.config), ROLES)
-
-
-def encode_image(parts: Parts, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-    """Pixels in [-1, 1] -> normalised latents B,16,H/8,W/8."""
-    return vae.normalise(parts.vae, vae.encode(parts.vae, pixels_BCHW))
-
-
-def decode_latents(parts: Parts, latents_BCHW: torch.Tensor) -> torch.Tensor:
-    """Normalised latents -> pixels in [-1, 1]."""
-    return vae.decode(parts.vae, latents_BCHW)
-
-
-def normalise(parts: Parts, raw_BCHW: torch.Tensor) -> torch.Tensor:
-    """The VAE's own latents -> normalised ones."""
-    return vae.normalise(parts.vae, raw_BCHW)
-
-
-def denormalise(parts: Parts, latents_BCHW: torch.Tensor) -> torch.Tensor:
-    """The inverse of ``normalise``."""
-    return vae.denormalise(parts.vae, latents_BCHW)
 
 
 def encode_text(parts: Parts, captions: list[str]) -> Cond:
@@ -281,18 +179,6 @@ def encode_text(parts: Parts, captions: list[str]) -> Cond:
     length = parts.options.t5xxl_max_token_length or (512 if guided else 256)
     states, mask = t5.encode(parts.tokenizers[1], parts.text_encoders[1], captions, length)
     return {"l_pooled": pooled, "t5_out": states, "t5_attn_mask": mask}
-
-
-def size_cond(original_sizes: list[tuple[int, int]], crops: list[tuple[int, int]], target_size: tuple[int, int]) -> Cond:
-    """Nothing: these models are not told sizes."""
-    return {}
-
-
-def schedule(options: Options, noise: Any) -> Schedule:
-    """Rectified flow; ``flux_shift`` shifts by the number of image tokens."""
-    from library.diffusion.timesteps import MuRange
-
-    return flow.schedule(options, noise, MuRange())
 
 
 def predict(parts: Parts, noised: Noised, cond: Cond) -> torch.Tensor:
@@ -309,13 +195,3 @@ def predict(parts: Parts, noised: Noised, cond: Cond) -> torch.Tensor:
                    img_ids=flow.grid_ids(size).to(device), txt_ids=torch.zeros(text.shape[1], 3, device=device),
                    return_dict=False)[0]  # fmt: skip
     return flow.unpacked(tokens, size)
-
-
-def pipeline(parts: Parts) -> Any:
-    """FluxPipeline over these parts."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
-
-    scheduler = FlowMatchEulerDiscreteScheduler.from_config(json.loads(json.dumps(parts.scheduler_config)))
-    return FluxPipeline(scheduler=scheduler, vae=parts.vae, text_encoder=parts.text_encoders[0], tokenizer=parts.tokenizers[0],
-                        text_encoder_2=parts.text_encoders[1], tokenizer_2=parts.tokenizers[1],
-                        transformer=parts.denoiser)  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,16 @@ def build(kind: tuple[str, str, str], config: Mapping[str, Any], header: Header,
     prefix = next((n[: -len(LAYER)] for n in header.places if n.endswith(LAYER)), "")
     found = {n: header.places[prefix + n] for n in model.state_dict() if prefix + n in header.places}
     return weights.fill(model, found, weights.torch_dtype(dtype), device, "the text encoder")
+
+
+def builder(kind: tuple[str, str, str]) -> Callable[[Mapping[str, Any], Header, str, str], Any]:
+    """``build`` for one kind."""
+    return lambda config, header, dtype, device: build(kind, config, header, dtype, device)
+
+
+def tokenizer(kind: str, repo: str, flag: str) -> Callable[[Path | None], Any]:
+    """``load_tokenizer`` for one model: a class of transformers, and the hub's repository that has its files."""
+    return lambda folder: load_tokenizer(kind, folder, repo, flag)
 
 
 def load_tokenizer(kind: str, folder: Path | None, repo: str, flag: str) -> Any:

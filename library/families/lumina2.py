@@ -5,19 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from library.families import assemble, flow, language, native, tiny as tiny_models, vae, weights
+from library.families import answers, assemble, flow, language, tiny as tiny_models, vae
 from library.families.interface import FamilySpec, Header, LoadRequest, PadRule, Parts, TextSlot
-from library.families.native import Native
+from library.families.native import Native, Transformer
 from library.families.unet_models import run_dtype
-from library.util.records import Cond, Target
+from library.util.records import Cond
 
 if TYPE_CHECKING:
     import torch
 
-    from library.diffusion.schedule import Noised, Schedule
+    from library.diffusion.schedule import Noised
 
 ROLES = {
     "text-stream": (r"^context_refiner\.", r"caption_embedder"),
@@ -96,59 +95,32 @@ def matches(header: Header) -> bool:
     return (original or ours) and not any(n.startswith("ref_image") for n in names)
 
 
-def matches_index(model_index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Tell a Lumina 2 folder by its transformer's class."""
-    return (model_index.get("transformer") or [None, ""])[1] == "Lumina2Transformer2DModel"
-
-
-def hints(header: Header) -> dict[str, Any]:
-    """Nothing."""
-    return {}
-
-
-def index_hints(model_index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Nothing."""
-    return {}
-
-
-def base_version(options: Options) -> str:
-    """kohya's ``ss_base_model_version``."""
-    return "lumina2"
-
-
-def architecture(options: Options) -> str:
-    """``modelspec.architecture``."""
-    return "lumina-2"
-
-
-def build_transformer(config: Mapping[str, Any], header: Header, request: LoadRequest) -> Any:
-    """Lumina2Transformer2DModel of ``config`` with the weights in ``header``, in either spelling."""
-    from diffusers.models.transformers.transformer_lumina2 import Lumina2Transformer2DModel
-
-    model = weights.empty(lambda: Lumina2Transformer2DModel.from_config(dict(config)))
-    found = native.places(header, list(model.state_dict()), native_modules(model.config), "cap_embedder.1.weight")
-    return weights.fill(model, found, weights.torch_dtype(request.dtype), request.device, "the transformer")
-
-
-def _sizes(header: Header) -> dict[str, Any]:
-    return {"num_layers": assemble.block_count(header, "layers"),
-            "num_refiner_layers": assemble.block_count(header, "noise_refiner")}  # fmt: skip
-
-
-def _tokenizer(folder: Path | None) -> Any:
-    return language.load_tokenizer("GemmaTokenizer", folder, "Alpha-VLLM/Lumina-Image-2.0", "--gemma2")
-
-
+TRANSFORMER = Transformer("transformer_lumina2", "Lumina2Transformer2DModel", "cap_embedder.1.weight", native_modules)
+GEMMA = assemble.Text("gemma2", language.builder(language.GEMMA2),
+                      language.tokenizer("GemmaTokenizer", "Alpha-VLLM/Lumina-Image-2.0", "--gemma2"),
+                      f"model.{language.LAYER}")  # fmt: skip
 RECIPE = assemble.Recipe(
-    title=SPEC.title, asset="lumina2.json", transformer=build_transformer, sizes=_sizes,
-    text=lambda config, header, dtype, device: language.build(language.GEMMA2, config, header, dtype, device),
-    text_mark=f"model.{language.LAYER}", text_flag="--gemma2", tokenizer=_tokenizer, vae=vae,
+    SPEC.title, "lumina2.json", TRANSFORMER,
+    assemble.counted(num_layers="layers", num_refiner_layers="noise_refiner"), (GEMMA,), vae, vae_option="ae",
 )  # fmt: skip
+
+matches_index = answers.folder_of(TRANSFORMER.name)
+hints, index_hints, size_cond = answers.no_hints, answers.no_index_hints, answers.no_sizes
+base_version, architecture = answers.always("lumina2"), answers.always("lumina-2")
+encode_image, decode_latents, normalise, denormalise = answers.images(vae)
+schedule = answers.flow_schedule()
+pipeline = answers.pipeline("Lumina2Pipeline")
+
+OUTSIDE = re.compile(r"^(x_embedder|time_caption_embed)")
+"""Modules that kohya's rule leaves out: the embeddings of picture, text and time."""
+adapter_targets, extra_targets = answers.targets(
+    TRANSFORMER, ROLES, lambda target: not OUTSIDE.match(target.path), answers.language_targets
+)
 
 
 def load(request: LoadRequest) -> Parts:
     """Load from a diffusers folder or hub id, or from single files: transformer, --gemma2, --ae (or --vae)."""
-    return assemble.load(request, RECIPE, request.options.gemma2, request.options.ae or request.vae)
+    return assemble.load(request, RECIPE)
 
 
 def tiny(seed: int = 0) -> Parts:
@@ -156,46 +128,6 @@ def tiny(seed: int = 0) -> Parts:
     built = tiny_models.components("lumina2", seed)
     return Parts(built["transformer"], built["vae"], [built["text_encoder"]], [tiny_models.gemma_tokenizer()], Options(),
                  built["scheduler"], "tiny", "tiny")  # fmt: skip
-
-
-OUTSIDE = re.compile(r"^(x_embedder|time_caption_embed)")
-"""Modules that kohya's rule leaves out."""
-
-
-def adapter_targets(parts: Parts) -> list[Target]:
-    """Gemma's layers, then the linear layers of refiners, blocks and output, in kohya's order."""
-    text = [t for te in parts.text_encoders for t in language.adapter_targets(te, "text_encoder", "lora_te")]
-    every = _targets(parts.denoiser) if parts.denoiser is not None else []
-    return text + [t for t in every if not OUTSIDE.match(t.path)]
-
-
-def extra_targets(parts: Parts) -> list[Target]:
-    """The embeddings of picture, text and time."""
-    return [t for t in _targets(parts.denoiser) if OUTSIDE.match(t.path)]
-
-
-def _targets(denoiser: Any) -> list[Target]:
-    return native.targets(denoiser, native_modules(denoiser.config), ROLES)
-
-
-def encode_image(parts: Parts, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-    """Pixels in [-1, 1] -> normalised latents B,16,H/8,W/8."""
-    return vae.normalise(parts.vae, vae.encode(parts.vae, pixels_BCHW))
-
-
-def decode_latents(parts: Parts, latents_BCHW: torch.Tensor) -> torch.Tensor:
-    """Normalised latents -> pixels in [-1, 1]."""
-    return vae.decode(parts.vae, latents_BCHW)
-
-
-def normalise(parts: Parts, raw_BCHW: torch.Tensor) -> torch.Tensor:
-    """The VAE's own latents -> normalised ones."""
-    return vae.normalise(parts.vae, raw_BCHW)
-
-
-def denormalise(parts: Parts, latents_BCHW: torch.Tensor) -> torch.Tensor:
-    """The inverse of ``normalise``."""
-    return vae.denormalise(parts.vae, latents_BCHW)
 
 
 def encode_text(parts: Parts, captions: list[str]) -> Cond:
@@ -206,18 +138,6 @@ def encode_text(parts: Parts, captions: list[str]) -> Cond:
     return {"text": states, "text_mask": mask}
 
 
-def size_cond(original_sizes: list[tuple[int, int]], crops: list[tuple[int, int]], target_size: tuple[int, int]) -> Cond:
-    """Nothing: these models are not told sizes."""
-    return {}
-
-
-def schedule(options: Options, noise: Any) -> Schedule:
-    """Rectified flow, noise levels shifted towards noise."""
-    from library.diffusion.timesteps import MuRange
-
-    return flow.schedule(options, noise, MuRange())
-
-
 def predict(parts: Parts, noised: Noised, cond: Cond) -> torch.Tensor:
     """The velocity noise - x0, B,16,H,W; the model runs from noise at 0 to picture at 1 and answers x0 - noise."""
     model, x = parts.denoiser, noised.x_BCHW
@@ -225,12 +145,3 @@ def predict(parts: Parts, noised: Noised, cond: Cond) -> torch.Tensor:
     times_B = 1 - noised.timesteps_B.to(device).float() / 1000
     return -model(hidden_states=x.to(dtype), timestep=times_B, encoder_hidden_states=cond["text"].to(device, dtype),
                   encoder_attention_mask=cond["text_mask"].to(device).bool(), return_dict=False)[0]  # fmt: skip
-
-
-def pipeline(parts: Parts) -> Any:
-    """Lumina2Pipeline over these parts."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, Lumina2Pipeline
-
-    scheduler = FlowMatchEulerDiscreteScheduler.from_config(dict(parts.scheduler_config))
-    return Lumina2Pipeline(scheduler=scheduler, vae=parts.vae, text_encoder=parts.text_encoders[0],
-                          tokenizer=parts.tokenizers[0], transformer=parts.denoiser)  # fmt: skip

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from library.families import unet
+from library.families import unet, weights
+from library.families.interface import LoadRequest
 from library.families.weights import Source
 from library.util.header import Header
 from library.util.records import Target
@@ -77,3 +79,36 @@ def targets(denoiser: Any, table: Table, roles: Mapping[str, tuple[str, ...]]) -
                 found.append(Target(stem, path, "denoiser", modules[path], role, native=spot.path,
                                     halves_swapped=spot.swapped))  # fmt: skip
     return found
+
+
+def same(denoiser: Any) -> dict[str, Native]:
+    """The table of a transformer whose original checkpoint is spelled as diffusers spells it."""
+    return {path: Native(path) for path in dict.fromkeys(name.rpartition(".")[0] for name in denoiser.state_dict())}
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """A family's denoiser: diffusers' class, and how original checkpoints spell it."""
+
+    module: str
+    """Module of diffusers, behind ``diffusers.models.transformers.``."""
+    name: str
+    marker: str
+    """A tensor that only the original spelling has."""
+    modules: Callable[[Mapping[str, Any]], Table] | None = None
+    """Configuration -> table; None = the original is spelled as diffusers spells it."""
+
+    def table(self, denoiser: Any) -> Table:
+        """diffusers' path of every module with weights -> its original place."""
+        return same(denoiser) if self.modules is None else self.modules(denoiser.config)
+
+    def build(self, config: Mapping[str, Any], header: Header, request: LoadRequest) -> Any:
+        """The transformer of ``config`` with the weights in ``header``, in either spelling."""
+        module = importlib.import_module(f"diffusers.models.transformers.{self.module}")
+        model = weights.empty(lambda: module.__dict__[self.name].from_config(dict(config)))
+        found = places(header, list(model.state_dict()), self.table(model), self.marker)
+        return weights.fill(model, found, weights.torch_dtype(request.dtype), request.device, "the transformer")
+
+    def targets(self, denoiser: Any, roles: Mapping[str, tuple[str, ...]]) -> list[Target]:
+        """Every linear layer of it, in the original's order."""
+        return targets(denoiser, self.table(denoiser), roles)

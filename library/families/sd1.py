@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from library.families import clip, source, tiny as tiny_models, unet, unet_models, vae
+from library.families import answers, clip, source, tiny as tiny_models, unet, unet_models, vae
 from library.families.interface import FamilySpec, Header, LoadRequest, PadRule, Parts, TextSlot
 from library.families.unet_models import Layout, TextLayout
 from library.util.records import Cond, Target
@@ -130,6 +130,10 @@ def architecture(options: Options) -> str:
     return "stable-diffusion-v2-768-v" if options.v_parameterization else "stable-diffusion-v2-512"
 
 
+encode_image, decode_latents, normalise, denormalise = answers.images(vae)
+size_cond = answers.no_sizes
+
+
 def load(request: LoadRequest) -> Parts:
     """Load from a diffusers folder, hub id, https link or single file (.safetensors, .ckpt)."""
     return unet_models.load(request, _layout())
@@ -162,26 +166,6 @@ def extra_targets(parts: Parts) -> list[Target]:
     return unet.extra_targets(parts.denoiser)
 
 
-def encode_image(parts: Parts, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-    """Pixels in [-1, 1] -> normalised latents B,4,H/8,W/8."""
-    return vae.normalise(parts.vae, vae.encode(parts.vae, pixels_BCHW))
-
-
-def decode_latents(parts: Parts, latents_BCHW: torch.Tensor) -> torch.Tensor:
-    """Normalised latents -> pixels in [-1, 1]."""
-    return vae.decode(parts.vae, latents_BCHW)
-
-
-def normalise(parts: Parts, raw_BCHW: torch.Tensor) -> torch.Tensor:
-    """The VAE's own latents -> normalised ones."""
-    return vae.normalise(parts.vae, raw_BCHW)
-
-
-def denormalise(parts: Parts, latents_BCHW: torch.Tensor) -> torch.Tensor:
-    """The inverse of ``normalise``."""
-    return vae.denormalise(parts.vae, latents_BCHW)
-
-
 def encode_text(parts: Parts, captions: list[str]) -> Cond:
     """Captions -> ``hidden_state`` B,(75n+2),C, after the final norm; gradients flow."""
     options, tokenizer, text_encoder = parts.options, parts.tokenizers[0], parts.text_encoders[0]
@@ -190,13 +174,6 @@ def encode_text(parts: Parts, captions: list[str]) -> Cond:
         return {"hidden_state": clip.emphasised(clip.hidden_state(text_encoder, ids, options.clip_skip), weights_BL)}
     ids = clip.token_ids(tokenizer, captions, options.max_token_length)
     return {"hidden_state": clip.hidden_state(text_encoder, ids, options.clip_skip)}
-
-
-def size_cond(
-    original_sizes: list[tuple[int, int]], crops: list[tuple[int, int]], target_size: tuple[int, int]
-) -> Cond:
-    """Nothing: these models are not told sizes."""
-    return {}
 
 
 def schedule(options: Options, noise: Any) -> Schedule:

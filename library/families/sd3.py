@@ -5,21 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from library.families import clip, flow, native, source, t5, tiny as tiny_models, vae, weights
+from library.families import answers, assemble, clip, flow, t5, tiny as tiny_models, vae
 from library.families.interface import FamilySpec, Header, LoadRequest, PadRule, Parts, TextSlot
-from library.families.native import Native
+from library.families.native import Native, Transformer
 from library.families.unet_models import run_dtype
-from library.util.records import Cond, Problem, Target, UserError
+from library.util.records import Cond, Target
 
 if TYPE_CHECKING:
     import torch
 
     from library.diffusion.schedule import Noised, Schedule
 
-MODEL_FLAG = "--pretrained_model_name_or_path"
 ROLES = {
     "text-stream": (r"\.attn\.(add_[qkv]_proj|to_add_out)$", r"\.ff_context\.net\.", r"\.norm1_context\.linear$"),
     "self-attention": (r"\.attn2?\.to_(q|k|v|out\.0)$",),
@@ -106,113 +104,6 @@ def matches(header: Header) -> bool:
     return "joint_blocks.0.x_block.attn.qkv.weight" in header.shapes or ours
 
 
-def matches_index(model_index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Tell an SD3 folder by its transformer's class."""
-    return (model_index.get("transformer") or [None, ""])[1] == "SD3Transformer2DModel"
-
-
-def hints(header: Header) -> dict[str, Any]:
-    """Nothing."""
-    return {}
-
-
-def index_hints(model_index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Nothing."""
-    return {}
-
-
-def base_version(options: Options) -> str:
-    """kohya's ``ss_base_model_version``."""
-    return "sd3"
-
-
-def architecture(options: Options) -> str:
-    """``modelspec.architecture``."""
-    return "stable-diffusion-3"
-
-
-TEXTS = (("text_encoder", "tokenizer", "clip_l", "<|endoftext|>"), ("text_encoder_2", "tokenizer_2", "clip_g", "!"))
-
-
-def load(request: LoadRequest) -> Parts:
-    """Load from a diffusers folder or hub id, or a single file with --clip_l, --clip_g and --t5xxl where it lacks them."""
-    folders = ("scheduler", "transformer", "vae", *(f"{n}{i}" for n in ("text_encoder", "tokenizer") for i in ("", "_2", "_3")))
-    path = source.locate(request.source, MODEL_FLAG, folders, request.dtype)
-    parts = _from_folder(path, request) if path.is_dir() else _from_files(path, request)
-    if request.vae and "vae" in request.parts:
-        place = source.locate(request.vae, "--vae")
-        parts.vae = vae.load(place, source.asset("sd3.json")["vae"], request.vae_dtype, request.device)
-    parts.source, parts.name_or_path = request.source, str(path)
-    return parts
-
-
-def build_transformer(config: Mapping[str, Any], header: Header, request: LoadRequest) -> Any:
-    """SD3Transformer2DModel of ``config`` with the weights in ``header``, in either spelling."""
-    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
-
-    model = weights.empty(lambda: SD3Transformer2DModel.from_config(dict(config)))
-    found = native.places(header, list(model.state_dict()), native_modules(model.config), "x_embedder.proj.weight")
-    return weights.fill(model, found, weights.torch_dtype(request.dtype), request.device, "the transformer")
-
-
-def _from_folder(path: Path, request: LoadRequest) -> Parts:
-    configs = source.complete(path, MODEL_FLAG, ("transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"))
-    dtype, device = request.dtype, request.device
-    parts = Parts(None, None, [], [], request.options, dict(configs.get("scheduler") or source.asset("sd3.json")["scheduler"]))
-    if "denoiser" in request.parts:
-        parts.denoiser = build_transformer(configs["transformer"], weights.folder_weights(path / "transformer", dtype), request)
-    if "text" in request.parts:
-        for part, tokenizer, _, pad in TEXTS:
-            found = clip.places(weights.folder_weights(path / part, dtype), "")
-            parts.text_encoders.append(clip.build(configs[part], found, dtype, device, projection=True))
-            parts.tokenizers.append(clip.load_tokenizer(path / tokenizer, pad))
-        third = weights.folder_weights(path / "text_encoder_3", dtype)
-        parts.text_encoders.append(t5.build(configs["text_encoder_3"], third, dtype, device))
-        parts.tokenizers.append(t5.load_tokenizer(path / "tokenizer_3"))
-    if "vae" in request.parts and not request.vae:
-        header = weights.folder_weights(path / "vae", request.vae_dtype)
-        parts.vae = vae.build(configs["vae"], header, request.vae_dtype, device)
-    return parts
-
-
-def _from_files(path: Path, request: LoadRequest) -> Parts:
-    header, configs = weights.usable(weights.read_header(path)), source.asset("sd3.json")
-    files = _text_files(path, header, request)
-    parts = Parts(None, None, [], [], request.options, dict(configs["scheduler"]))
-    if "denoiser" in request.parts:
-        parts.denoiser = build_transformer(configs["transformer"] | _sizes(header), header, request)
-    if "text" in request.parts:
-        for part, _, name, pad in TEXTS:
-            inside = f"text_encoders.{name}.transformer."
-            prefix = next((p for p in (inside, f"{name}.transformer.") if any(n.startswith(p) for n in files[name].shapes)), "")
-            found = clip.places(files[name], prefix)
-            parts.text_encoders.append(clip.build(configs[part], found, request.dtype, request.device, projection=True))
-            parts.tokenizers.append(clip.shipped_tokenizer(pad))
-        parts.text_encoders.append(t5.build(configs["text_encoder_3"], files["t5xxl"], request.dtype, request.device))
-        parts.tokenizers.append(t5.load_tokenizer(None))
-    if "vae" in request.parts and not request.vae:
-        parts.vae = vae.build(configs["vae"], header, request.vae_dtype, request.device)
-    return parts
-
-
-def _text_files(path: Path, header: Header, request: LoadRequest) -> dict[str, Header]:
-    """Where each text encoder comes from: its own file, else the checkpoint; says at once all that is lacking."""
-    options, found, lacks = request.options, {}, []
-    for name, given in (("clip_l", options.clip_l), ("clip_g", options.clip_g), ("t5xxl", options.t5xxl)):
-        if given and "text" in request.parts:
-            found[name] = weights.usable(weights.read_header(source.locate(given, f"--{name}")))
-        elif any(n.startswith(f"text_encoders.{name}.") for n in header.shapes):
-            found[name] = header
-        elif "text" in request.parts:
-            lacks.append(f"--{name}")
-    if "vae" in request.parts and not request.vae and not vae.is_vae(header):
-        lacks.append("--vae")
-    if lacks:
-        raise UserError(Problem(MODEL_FLAG, f"{path.name} does not hold every part; {', '.join(lacks)} must be given too.",
-                                "Give the files of these parts, or use a diffusers folder."))  # fmt: skip
-    return found
-
-
 def _sizes(header: Header) -> dict[str, Any]:
     """What differs between SD3 medium, 3.5 medium and 3.5 large, from shapes alone."""
     prefix = "model.diffusion_model." if "model.diffusion_model.x_embedder.proj.weight" in header.shapes else ""
@@ -224,50 +115,41 @@ def _sizes(header: Header) -> dict[str, Any]:
             "qk_norm": "rms_norm" if any(n.endswith(".ln_q.weight") for n in names) else None}  # fmt: skip
 
 
+TRANSFORMER = Transformer("transformer_sd3", "SD3Transformer2DModel", "x_embedder.proj.weight", native_modules)
+TEXTS = (
+    assemble.Text("clip_l", clip.builder("clip_l", projection=True), clip.load_tokenizer, "text_encoders.clip_l."),
+    assemble.Text("clip_g", clip.builder("clip_g", projection=True), lambda folder: clip.load_tokenizer(folder, "!"),
+                  "text_encoders.clip_g."),
+    assemble.Text("t5xxl", t5.build, lambda folder: t5.load_tokenizer(folder), "text_encoders.t5xxl."),
+)  # fmt: skip
+RECIPE = assemble.Recipe(SPEC.title, "sd3.json", TRANSFORMER, _sizes, TEXTS, vae)
+
+matches_index = answers.folder_of(TRANSFORMER.name)
+hints, index_hints, size_cond = answers.no_hints, answers.no_index_hints, answers.no_sizes
+base_version, architecture = answers.always("sd3"), answers.always("stable-diffusion-3")
+encode_image, decode_latents, normalise, denormalise = answers.images(vae)
+pipeline = answers.pipeline("StableDiffusion3Pipeline")
+
+
+def _clip_targets(parts: Parts) -> list[Target]:
+    return [t for slot, encoder in zip(SPEC.text_slots[:2], parts.text_encoders, strict=False)
+            for t in clip.adapter_targets(encoder, slot.part, slot.lora_prefix)]  # fmt: skip
+
+
+adapter_targets, extra_targets = answers.targets(TRANSFORMER, ROLES, answers.in_blocks, _clip_targets)
+
+
+def load(request: LoadRequest) -> Parts:
+    """Load from a diffusers folder or hub id, or a single file with --clip_l, --clip_g and --t5xxl where it lacks them."""
+    return assemble.load(request, RECIPE)
+
+
 def tiny(seed: int = 0) -> Parts:
     """A tiny random model of this architecture."""
     built = tiny_models.components("sd3", seed)
     tokenizers = [tiny_models.clip_tokenizer(), tiny_models.clip_tokenizer("!"), tiny_models.t5_tokenizer()]
     return Parts(built["transformer"], built["vae"], [built[f"text_encoder{i}"] for i in ("", "_2", "_3")], tokenizers,
                  Options(t5xxl_max_token_length=32), built["scheduler"], "tiny", "tiny")  # fmt: skip
-
-
-def adapter_targets(parts: Parts) -> list[Target]:
-    """Both CLIPs' layers and the linear layers of all blocks, in kohya's order; parts of fused ones by ``fused``."""
-    text = [t for slot, encoder in zip(SPEC.text_slots[:2], parts.text_encoders, strict=False)
-            for t in clip.adapter_targets(encoder, slot.part, slot.lora_prefix)]  # fmt: skip
-    if parts.denoiser is None:
-        return text
-    return text + [t for t in _targets(parts.denoiser) if t.path.startswith("transformer_blocks.")]
-
-
-def extra_targets(parts: Parts) -> list[Target]:
-    """The linear layers outside the blocks."""
-    return [t for t in _targets(parts.denoiser) if not t.path.startswith("transformer_blocks.")]
-
-
-def _targets(denoiser: Any) -> list[Target]:
-    return native.targets(denoiser, native_modules(denoiser.config), ROLES)
-
-
-def encode_image(parts: Parts, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-    """Pixels in [-1, 1] -> normalised latents B,16,H/8,W/8."""
-    return vae.normalise(parts.vae, vae.encode(parts.vae, pixels_BCHW))
-
-
-def decode_latents(parts: Parts, latents_BCHW: torch.Tensor) -> torch.Tensor:
-    """Normalised latents -> pixels in [-1, 1]."""
-    return vae.decode(parts.vae, latents_BCHW)
-
-
-def normalise(parts: Parts, raw_BCHW: torch.Tensor) -> torch.Tensor:
-    """The VAE's own latents -> normalised ones."""
-    return vae.normalise(parts.vae, raw_BCHW)
-
-
-def denormalise(parts: Parts, latents_BCHW: torch.Tensor) -> torch.Tensor:
-    """The inverse of ``normalise``."""
-    return vae.denormalise(parts.vae, latents_BCHW)
 
 
 def encode_text(parts: Parts, captions: list[str]) -> Cond:
@@ -282,11 +164,6 @@ def encode_text(parts: Parts, captions: list[str]) -> Cond:
     length = parts.options.t5xxl_max_token_length or 256
     text, mask = t5.encode(parts.tokenizers[2], parts.text_encoders[2], captions, length)
     return {"lg_out": torch.cat(states, -1), "lg_pooled": torch.cat(pooled, -1), "t5_out": text, "t5_attn_mask": mask}
-
-
-def size_cond(original_sizes: list[tuple[int, int]], crops: list[tuple[int, int]], target_size: tuple[int, int]) -> Cond:
-    """Nothing: these models are not told sizes."""
-    return {}
 
 
 def schedule(options: Options, noise: Any) -> Schedule:
@@ -310,13 +187,3 @@ def predict(parts: Parts, noised: Noised, cond: Cond) -> torch.Tensor:
     return parts.denoiser(hidden_states=x.to(dtype), encoder_hidden_states=torch.cat([both, text], dim=1),
                           pooled_projections=cond["lg_pooled"].to(x.device, dtype),
                           timestep=noised.timesteps_B.to(x.device), return_dict=False)[0]  # fmt: skip
-
-
-def pipeline(parts: Parts) -> Any:
-    """StableDiffusion3Pipeline over these parts."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
-
-    scheduler = FlowMatchEulerDiscreteScheduler.from_config(dict(parts.scheduler_config))
-    names = [f"{n}{i}" for n in ("text_encoder", "tokenizer") for i in ("", "_2", "_3")]
-    texts = dict(zip(names, [*parts.text_encoders, *parts.tokenizers], strict=True))
-    return StableDiffusion3Pipeline(transformer=parts.denoiser, scheduler=scheduler, vae=parts.vae, **texts)

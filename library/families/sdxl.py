@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from library.families import clip, source, tiny as tiny_models, unet, unet_models, vae
+from library.families import answers, clip, source, tiny as tiny_models, unet, unet_models, vae
 from library.families.interface import FamilySpec, Header, LoadRequest, PadRule, Parts, TextSlot
 from library.families.unet_models import Layout, TextLayout
 from library.util.records import Cond, Target
@@ -131,6 +131,9 @@ def architecture(options: Options) -> str:
     return "stable-diffusion-xl-v1-base"
 
 
+encode_image, decode_latents, normalise, denormalise = answers.images(vae)
+
+
 def load(request: LoadRequest) -> Parts:
     """Load from a diffusers folder, hub id, https link or single file (.safetensors, .ckpt)."""
     return unet_models.load(request, _layout())
@@ -166,26 +169,6 @@ def adapter_targets(parts: Parts) -> list[Target]:
 def extra_targets(parts: Parts) -> list[Target]:
     """First and last convolution, time and size embedding."""
     return unet.in_original_spelling(unet.extra_targets(parts.denoiser), parts.denoiser.config)
-
-
-def encode_image(parts: Parts, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-    """Pixels in [-1, 1] -> normalised latents B,4,H/8,W/8."""
-    return vae.normalise(parts.vae, vae.encode(parts.vae, pixels_BCHW))
-
-
-def decode_latents(parts: Parts, latents_BCHW: torch.Tensor) -> torch.Tensor:
-    """Normalised latents -> pixels in [-1, 1]."""
-    return vae.decode(parts.vae, latents_BCHW)
-
-
-def normalise(parts: Parts, raw_BCHW: torch.Tensor) -> torch.Tensor:
-    """The VAE's own latents -> normalised ones."""
-    return vae.normalise(parts.vae, raw_BCHW)
-
-
-def denormalise(parts: Parts, latents_BCHW: torch.Tensor) -> torch.Tensor:
-    """The inverse of ``normalise``."""
-    return vae.denormalise(parts.vae, latents_BCHW)
 
 
 def encode_text(parts: Parts, captions: list[str]) -> Cond:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from library.families import assemble, flow, language, native, tiny as tiny_models, vae, weights
+from library.families import answers, assemble, flow, language, tiny as tiny_models, vae
 from library.families.interface import FamilySpec, Header, LoadRequest, PadRule, Parts, TextSlot
-from library.families.native import Native
+from library.families.native import Native, Transformer
 from library.families.unet_models import run_dtype
 from library.util.records import Cond, Target
 
 if TYPE_CHECKING:
     import torch
 
-    from library.diffusion.schedule import Noised, Schedule
+    from library.diffusion.schedule import Noised
 
 ROLES = {
     "text-stream": (r"^context_refiner\.", r"^cap_embedder\."),
@@ -90,59 +89,33 @@ def matches(header: Header) -> bool:
     return {"layers.0.adaLN_modulation.0.weight", "cap_embedder.0.weight"} <= header.shapes.keys()
 
 
-def matches_index(model_index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Tell a Z-Image folder by its transformer's class."""
-    return (model_index.get("transformer") or [None, ""])[1] == "ZImageTransformer2DModel"
-
-
-def hints(header: Header) -> dict[str, Any]:
-    """Nothing: base and Turbo have the same shapes."""
-    return {}
-
-
-def index_hints(model_index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Nothing."""
-    return {}
-
-
-def base_version(options: Options) -> str:
-    """``ss_base_model_version``, as musubi-tuner writes it."""
-    return "zimage"
-
-
-def architecture(options: Options) -> str:
-    """``modelspec.architecture``."""
-    return "Z-Image"
-
-
-def build_transformer(config: Mapping[str, Any], header: Header, request: LoadRequest) -> Any:
-    """ZImageTransformer2DModel of ``config`` with the weights in ``header``, in either spelling."""
-    from diffusers.models.transformers.transformer_z_image import ZImageTransformer2DModel
-
-    model = weights.empty(lambda: ZImageTransformer2DModel.from_config(dict(config)))
-    found = native.places(header, list(model.state_dict()), native_modules(model.config), "x_embedder.weight")
-    return weights.fill(model, found, weights.torch_dtype(request.dtype), request.device, "the transformer")
-
-
-def _sizes(header: Header) -> dict[str, Any]:
-    return {"n_layers": assemble.block_count(header, "layers"),
-            "n_refiner_layers": assemble.block_count(header, "noise_refiner")}  # fmt: skip
-
-
-def _tokenizer(folder: Path | None) -> Any:
-    return language.load_tokenizer("Qwen2Tokenizer", folder, "Qwen/Qwen3-4B", "--qwen3")
-
-
+TRANSFORMER = Transformer("transformer_z_image", "ZImageTransformer2DModel", "x_embedder.weight", native_modules)
+QWEN3 = assemble.Text("qwen3", language.builder(language.QWEN3), language.tokenizer("Qwen2Tokenizer", "Qwen/Qwen3-4B", "--qwen3"),
+                      f"model.{language.LAYER}")  # fmt: skip
 RECIPE = assemble.Recipe(
-    title=SPEC.title, asset="zimage.json", transformer=build_transformer, sizes=_sizes,
-    text=lambda config, header, dtype, device: language.build(language.QWEN3, config, header, dtype, device),
-    text_mark=f"model.{language.LAYER}", text_flag="--qwen3", tokenizer=_tokenizer, vae=vae,
+    SPEC.title, "zimage.json", TRANSFORMER,
+    assemble.counted(n_layers="layers", n_refiner_layers="noise_refiner"), (QWEN3,), vae, vae_option="ae",
 )  # fmt: skip
+
+matches_index = answers.folder_of(TRANSFORMER.name)
+hints, index_hints, size_cond = answers.no_hints, answers.no_index_hints, answers.no_sizes
+base_version, architecture = answers.always("zimage"), answers.always("Z-Image")
+encode_image, decode_latents, normalise, denormalise = answers.images(vae)
+schedule = answers.flow_schedule()
+pipeline = answers.pipeline("ZImagePipeline")
+
+
+def _is_usual(target: Target) -> bool:
+    """Attention and feed-forward of the main blocks, as musubi-tuner chooses; refiners and modulation are left out."""
+    return target.path.startswith("layers.") and target.role != "modulation"
+
+
+adapter_targets, extra_targets = answers.targets(TRANSFORMER, ROLES, _is_usual)
 
 
 def load(request: LoadRequest) -> Parts:
     """Load from a diffusers folder or hub id, or from single files: transformer, --qwen3, --vae (or --ae)."""
-    return assemble.load(request, RECIPE, request.options.qwen3, request.options.ae or request.vae)
+    return assemble.load(request, RECIPE)
 
 
 def tiny(seed: int = 0) -> Parts:
@@ -152,59 +125,12 @@ def tiny(seed: int = 0) -> Parts:
                  built["scheduler"], "tiny", "tiny")  # fmt: skip
 
 
-def adapter_targets(parts: Parts) -> list[Target]:
-    """Attention and feed-forward of the main blocks, as musubi-tuner chooses; refiners and modulation are left out."""
-    every = _targets(parts.denoiser) if parts.denoiser is not None else []
-    return [t for t in every if t.path.startswith("layers.") and t.role != "modulation"]
-
-
-def extra_targets(parts: Parts) -> list[Target]:
-    """The other linear layers."""
-    return [t for t in _targets(parts.denoiser) if not t.path.startswith("layers.") or t.role == "modulation"]
-
-
-def _targets(denoiser: Any) -> list[Target]:
-    return native.targets(denoiser, native_modules(denoiser.config), ROLES)
-
-
-def encode_image(parts: Parts, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-    """Pixels in [-1, 1] -> normalised latents B,16,H/8,W/8."""
-    return vae.normalise(parts.vae, vae.encode(parts.vae, pixels_BCHW))
-
-
-def decode_latents(parts: Parts, latents_BCHW: torch.Tensor) -> torch.Tensor:
-    """Normalised latents -> pixels in [-1, 1]."""
-    return vae.decode(parts.vae, latents_BCHW)
-
-
-def normalise(parts: Parts, raw_BCHW: torch.Tensor) -> torch.Tensor:
-    """The VAE's own latents -> normalised ones."""
-    return vae.normalise(parts.vae, raw_BCHW)
-
-
-def denormalise(parts: Parts, latents_BCHW: torch.Tensor) -> torch.Tensor:
-    """The inverse of ``normalise``."""
-    return vae.denormalise(parts.vae, latents_BCHW)
-
-
 def encode_text(parts: Parts, captions: list[str]) -> Cond:
     """Captions -> ``text`` B,L,2560 (Qwen3's last but one state, thinking allowed) and ``text_mask`` B,L."""
     asked = [f"<|im_start|>user\n{caption}<|im_end|>\n<|im_start|>assistant\n" for caption in captions]
     length = parts.options.qwen3_max_token_length
     states, mask = language.encode(parts.tokenizers[0], parts.text_encoders[0], asked, length)
     return {"text": states, "text_mask": mask}
-
-
-def size_cond(original_sizes: list[tuple[int, int]], crops: list[tuple[int, int]], target_size: tuple[int, int]) -> Cond:
-    """Nothing: these models are not told sizes."""
-    return {}
-
-
-def schedule(options: Options, noise: Any) -> Schedule:
-    """Rectified flow, noise levels shifted towards noise."""
-    from library.diffusion.timesteps import MuRange
-
-    return flow.schedule(options, noise, MuRange())
 
 
 def predict(parts: Parts, noised: Noised, cond: Cond) -> torch.Tensor:
@@ -217,12 +143,3 @@ def predict(parts: Parts, noised: Noised, cond: Cond) -> torch.Tensor:
     times_B = 1 - noised.timesteps_B.to(device).float() / 1000
     found = model(list(x.to(dtype)[:, :, None]), times_B, texts, return_dict=False)[0]
     return -torch.stack(list(found))[:, :, 0]
-
-
-def pipeline(parts: Parts) -> Any:
-    """ZImagePipeline over these parts."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline
-
-    scheduler = FlowMatchEulerDiscreteScheduler.from_config(dict(parts.scheduler_config))
-    return ZImagePipeline(scheduler=scheduler, vae=parts.vae, text_encoder=parts.text_encoders[0],
-                          tokenizer=parts.tokenizers[0], transformer=parts.denoiser)  # fmt: skip

@@ -94,11 +94,13 @@ def unpacked(tokens: Any, size: tuple[int, int]) -> Any:
     return flow.unpacked(tokens, size)
 
 
-def with_tokenizer(recipe: Any, tokenizer: Any) -> Any:
-    """A family's recipe with a tokenizer that is here already."""
+def tiny_recipe(recipe: Any, parts: Parts, **more: Any) -> Any:
+    """A family's recipe with the tokenizers of a tiny model, which are here already."""
     from dataclasses import replace
 
-    return replace(recipe, tokenizer=lambda folder: tokenizer)
+    texts = [replace(text, tokenizer=lambda folder, one=one: one)
+             for text, one in zip(recipe.texts, parts.tokenizers, strict=True)]  # fmt: skip
+    return replace(recipe, texts=tuple(texts), **more)
 
 
 def wan_vae_name(name: str) -> str:

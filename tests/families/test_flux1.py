@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from library.config.run_config import NoiseConfig
-from library.families import clip, detect, flow, flux1, native, source, t5
+from library.families import detect, flow, flux1, native, source
 from library.families.interface import LoadRequest, Parts
 from library.util.header import Header
 from library.util.records import UserError
@@ -103,8 +103,7 @@ def test_separate_files_are_the_same_model(tiny: Parts, tmp_path: Path, monkeypa
     table = source.asset("tiny/flux1.json")["components"]
     configs = {p: table[p]["config"] for p in ("transformer", "vae", "text_encoder", "text_encoder_2", "scheduler")}
     monkeypatch.setattr(source, "asset", lambda name: configs)
-    monkeypatch.setattr(clip, "shipped_tokenizer", lambda: tiny.tokenizers[0])
-    monkeypatch.setattr(t5, "load_tokenizer", lambda folder: tiny.tokenizers[1])
+    monkeypatch.setattr(flux1, "RECIPE", helpers.tiny_recipe(flux1.RECIPE, tiny))
     first, second = tiny.text_encoders
     save_file({prefix + n: t for n, t in native_file(tiny).items()}, tmp_path / "flux.safetensors")
     save_file({f"text_model.{n}": t for n, t in first.state_dict().items()}, tmp_path / "clip_l.safetensors")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from library.families import clip, detect, native, sd3, source, t5
+from library.families import detect, native, sd3, source
 from library.families.interface import LoadRequest, Parts
 from library.util.header import Header
 
@@ -95,9 +95,7 @@ def test_every_packaging_is_the_same_model(tiny: Parts, tmp_path: Path, monkeypa
         table = source.asset("tiny/sd3.json")["components"]
         configs = {p: table[p]["config"] for p in table if "config" in table[p]}
         monkeypatch.setattr(source, "asset", lambda name: configs)
-        monkeypatch.setattr(sd3, "_sizes", lambda header: {})
-        monkeypatch.setattr(clip, "shipped_tokenizer", lambda pad: tiny.tokenizers[pad == "!"])
-        monkeypatch.setattr(t5, "load_tokenizer", lambda folder: tiny.tokenizers[2])
+        monkeypatch.setattr(sd3, "RECIPE", helpers.tiny_recipe(sd3.RECIPE, tiny, sizes=lambda header: {}))
     assert detect.identify(str(place)).family == "sd3"
     loaded = sd3.load(LoadRequest(str(place), sd3.Options(**options)))
     for a, b in zip([loaded.denoiser, loaded.vae, *loaded.text_encoders], [tiny.denoiser, tiny.vae, *tiny.text_encoders],

@@ -14,7 +14,7 @@ from diffusers.loaders import single_file_utils as converters
 from safetensors.torch import save_file
 
 from library.diffusion.schedule import Noised
-from library.families import assemble, detect, language, native, qwenimage, registry, source, t5
+from library.families import assemble, detect, native, qwenimage, registry, source
 from library.families.interface import Family, LoadRequest, Parts
 from library.util.records import UserError
 from networks import keys
@@ -127,7 +127,7 @@ def test_every_packaging_is_the_same_model(family: Family, tiny: Parts, tmp_path
         place = helpers.save_folder(tiny, tmp_path / "m", "APipeline", "transformer")
     else:
         prefix = "model.diffusion_model." if "package" in kind else ""
-        table = family.native_modules(tiny.denoiser if name == "qwenimage" else tiny.denoiser.config)
+        table = family.TRANSFORMER.table(tiny.denoiser)
         save_file({prefix + n: t for n, t in helpers.native_tensors(tiny.denoiser, table).items()}, place)
         text = {n: t for n, t in tiny.text_encoders[0].state_dict().items() if n != "encoder.embed_tokens.weight"}
         front = "" if name == "chroma" else "model."
@@ -138,9 +138,7 @@ def test_every_packaging_is_the_same_model(family: Family, tiny: Parts, tmp_path
         configs = {p: e.get("config") for p, e in source.asset(f"tiny/{name}.json")["components"].items()}
         configs["vae"]["_class_name"] = type(tiny.vae).__name__
         monkeypatch.setattr(source, "asset", lambda file: configs)
-        monkeypatch.setattr(language, "load_tokenizer", lambda *args: tiny.tokenizers[0])
-        monkeypatch.setattr(t5, "load_tokenizer", lambda folder: tiny.tokenizers[0])
-        monkeypatch.setattr(family, "RECIPE", helpers.with_tokenizer(family.RECIPE, tiny.tokenizers[0]))
+        monkeypatch.setattr(family, "RECIPE", helpers.tiny_recipe(family.RECIPE, tiny))
     found = detect.identify(str(place))
     assert found.family == name
     loaded = family.load(LoadRequest(str(place), family.Options(**options), vae=vae_file))
@@ -156,7 +154,7 @@ def test_a_transformer_alone_names_every_file_that_must_be_given_too(family: Fam
     save_file({n: t.contiguous() for n, t in tiny.denoiser.state_dict().items()}, tmp_path / "m.safetensors")
     with pytest.raises(UserError) as error:
         family.load(LoadRequest(str(tmp_path / "m.safetensors"), family.Options()))
-    assert family.RECIPE.text_flag in str(error.value) and "--vae" in str(error.value)
+    assert family.RECIPE.texts[0].flag in str(error.value) and family.RECIPE.vae_flag() in str(error.value)
 
 
 def test_shipped_constants_of_the_qwen_vae_are_those_of_diffusers() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -36,7 +37,8 @@ def with_tiny_sizes(monkeypatch) -> None:
         return {part: entry["config"] for part, entry in real(f"tiny/{name}")["components"].items() if "config" in entry}
 
     monkeypatch.setattr(source, "asset", asset)
-    monkeypatch.setattr(sd3, "_sizes", lambda header: {})  # counts heads of 64, which tiny ones are not
+    # sizes counts heads of 64, which tiny ones are not
+    monkeypatch.setattr(sd3, "RECIPE", replace(sd3.RECIPE, sizes=lambda header: {}))
     monkeypatch.setattr(clip, "shipped_tokenizer", lambda pad_token="<|endoftext|>": _tiny("sd1").tokenizers[0])
 
 
