@@ -43,8 +43,10 @@ def is_lycoris(network: Any) -> bool:
 def arguments(request: NetworkRequest) -> Arguments:
     """(dim, alpha, keyword arguments) for lycoris' ``create_network``, with a preset that fits the loaded model."""
     dim, alpha, args = _with_config(request)
+    chosen = request.exact and not {"preset", "preset_table"} & set(args)
     preset, word = _preset(args)
-    preset = _without_doubles(_on_this_model(preset, word, request), request)
+    fitted = _exactly(preset, request, "conv_dim" in args) if chosen else _on_this_model(preset, word, request)
+    preset = _without_doubles(fitted, request)
     from lycoris.config import PRESET
 
     PRESET[_OWN_PRESET] = _NOTHING | preset
@@ -167,6 +169,13 @@ def _on_this_model(preset: dict[str, Any], word: str, request: NetworkRequest) -
     logger.info("lycoris preset %s knows no class of %s: its %d default modules are adapted", word,
                 type(request.denoiser).__name__, len(paths))
     return preset | {"unet_target_module": [], "unet_target_name": [f"{re.escape(path)}$" for path in paths]}
+
+
+def _exactly(preset: dict[str, Any], request: NetworkRequest, with_conv: bool) -> dict[str, Any]:
+    """The chosen modules by name (``target_name``: ``target_module`` would compare them with class names and match none)."""
+    paths = [t.path for t in request.targets if t.root == "denoiser" and (with_conv or not t.conv_only)]
+    text = {} if request.train_text_encoder else {"text_encoder_target_module": [], "text_encoder_target_name": []}
+    return preset | text | {"unet_target_module": [], "unet_target_name": [f"{re.escape(path)}$" for path in paths]}
 
 
 def _without_doubles(preset: dict[str, Any], request: NetworkRequest) -> dict[str, Any]:

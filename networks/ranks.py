@@ -38,9 +38,8 @@ class RankRequest:
 
 
 def is_small(target: Target) -> bool:
-    """Linear layers and 1x1 convolutions take the network's own dim; larger kernels take conv_dim."""
-    kernel = kernel_of(target)
-    return all(k == 1 for k in kernel)
+    """Linear layers, 1x1 convolutions and what a preset names take the network's own dim; larger kernels take conv_dim."""
+    return target.any_kernel or all(k == 1 for k in kernel_of(target))
 
 
 def kernel_of(target: Target) -> tuple[int, ...]:

@@ -28,5 +28,7 @@ class NetworkRequest:
     dim_from_weights: bool = False
     extra_targets: Sequence[Target] = ()
     """Modules that get no adapter by default but have a name in files; foreign modules may adapt them."""
+    exact: bool = False
+    """The targets were chosen one by one: a foreign module adapts these and no others."""
     train_denoiser: bool = True
     train_text_encoder: bool = True

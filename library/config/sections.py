@@ -84,10 +84,16 @@ def network(flags: Flags, problems: list[Problem]) -> NetworkConfig:
         train_denoiser=not flags["network_train_text_encoder_only"],
         train_text_encoder=not flags["network_train_unet_only"]
         and not caches_text(flags)
-        and (not targets or flags["network_train_text_encoder_only"]),
+        and (not targets or _asks_for_text(flags)),
         scale_weight_norms=_some(flags["scale_weight_norms"]),
         targets=targets,
     )
+
+
+def _asks_for_text(flags: Flags) -> bool:
+    """Whether a slider run is to train text encoders: only where that was typed."""
+    rates = flags["text_encoder_lr"] or []
+    return flags["network_train_text_encoder_only"] or any(float(rate) > 0 for rate in rates)
 
 
 def optimizer(flags: Flags, problems: list[Problem]) -> OptimizerConfig:

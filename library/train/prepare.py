@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from library.config.run_config import RunConfig
+from library.config.run_config import NetworkConfig, RunConfig
 from library.families import registry as families, targets
 from library.families.interface import Family, LoadRequest, Parts
 from library.optim import optimizers, schedules
@@ -27,6 +27,8 @@ from .loop import Length
 from .session import Precision, Session, decide_precision, loss_functions, noise_options
 
 log = logging.getLogger(__name__)
+PATTERNS = "include_patterns"
+"""Word of --network_args that names modules one by one; it wins over a preset."""
 DTYPE_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
@@ -88,8 +90,9 @@ def set_attention(config: RunConfig, parts: Parts) -> None:
 def attach(config: RunConfig, family: Family, parts: Parts) -> Any:
     """Stage 7: merge ``--base_weights``, make the adapter, load what it goes on from, hang it on the model."""
     settings = config.network
+    found = chosen_targets(config, family, parts)
     request = NetworkRequest(
-        targets=chosen_targets(config, family, parts), dim=settings.dim, alpha=settings.alpha, dropout=settings.dropout,
+        targets=found, exact=settings.targets is not None, dim=settings.dim, alpha=settings.alpha, dropout=settings.dropout,
         args=settings.args, vae=parts.vae, text_encoders=parts.text_encoders, denoiser=parts.denoiser,
         weights=settings.weights, dim_from_weights=settings.dim_from_weights,
         train_denoiser=settings.train_denoiser, train_text_encoder=settings.train_text_encoder)
@@ -100,6 +103,8 @@ def attach(config: RunConfig, family: Family, parts: Parts) -> Any:
             networks.merge_base(settings.module, replace(request, weights=None, dim_from_weights=False),
                                 list(zip(settings.base_weights, padded, strict=False)))
     network = networks.attach(settings.module, request)
+    if settings.targets is not None:
+        tell_targets(settings, family, found, network)
     eight_bit.apply(config.machine, parts)  # last: merging and first weights need the weights as they are
     return network
 
@@ -109,12 +114,24 @@ def chosen_targets(config: RunConfig, family: Family, parts: Parts) -> list[Targ
     everything = family.adapter_targets(parts)
     if wrong := judge_targets(family.SPEC, parts.text_encoders, everything):
         raise UserError(*wrong)
-    preset = config.network.targets
-    if preset is None:
+    settings = config.network
+    if settings.targets is None:
         return everything
-    found = targets.choose(family, parts, preset)
-    log.info("--slider_lora_target %s", targets.described(preset, found))
-    return found
+    text = [target for target in everything if target.root != "denoiser"] if settings.train_text_encoder else []
+    if PATTERNS in settings.args:
+        return text + targets.denoiser_targets(family, parts)
+    return text + targets.choose(family, parts, settings.targets)
+
+
+def tell_targets(settings: NetworkConfig, family: Family, found: list[Target], network: Any) -> None:
+    """Say which of the modules that a preset names carry the adapter now."""
+    adapted = {adapter.lora_name for adapter in network.adapters}
+    carried = [target for target in found if target.name in adapted and target.root == "denoiser"]
+    word = PATTERNS if PATTERNS in settings.args else settings.targets
+    log.info("--slider_lora_target %s", targets.described(word, carried))
+    if shared := targets.shared_with_text(family.SPEC, carried):
+        log.info("%d of these layers read words and picture with the same weights: text is left alone only as far as that goes",
+                 shared)
 
 
 def prepare(config: RunConfig, family: Family, parts: Parts, network: Any, accelerator: Any,

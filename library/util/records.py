@@ -102,6 +102,8 @@ class Target:
     """(path, first row, rows) in the module of the original that fuses this one with others (qkv); ``native`` is None then."""
     fused_parts: tuple[tuple[int, int], ...] = ()
     """(first row, rows) of every part of the module that ``fused`` names, in order."""
+    any_kernel: bool = False
+    """True where a preset names the module itself: it takes the network's own dim, whatever its kernel."""
     halves_swapped: bool = False
     """True where the original has the two halves of this layer's rows in the other order; ``native`` names it there."""
 
