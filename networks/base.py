@@ -149,6 +149,14 @@ class Adapter(nn.Module):
         merged = weight.detach().to(change.device, torch.float32) + change.reshape(weight.shape)
         weight.data.copy_(merged if dtype is None else merged.to(dtype))
 
+    def as_file(self, parts: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The module's tensors (suffix -> tensor) as a file has them."""
+        return dict(parts)
+
+    def from_file(self, parts: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A file's tensors of this module as the module has them."""
+        return dict(parts)
+
     def fixed_parameters(self) -> Iterable[nn.Parameter]:
         """Parameters that are saved but never trained."""
         return ()
@@ -160,6 +168,14 @@ class Adapter(nn.Module):
     def shrink(self, ratio: torch.Tensor) -> None:
         """Scale the change of weight by a 0-dim factor, in place."""
         raise NotImplementedError
+
+
+def readable_weight(adapter: Adapter, argument: str) -> torch.Tensor:
+    """The layer's weight in fp32. Raises UserError where it is quantised; ``argument`` is what needs it."""
+    if not _is_plain(adapter.layer):
+        raise UserError(Problem(f"--network_args {argument}", f"it reads the weight of {adapter.target.path}, which is quantised",
+                                "Load the model unquantised, or leave the argument out."))
+    return adapter.layer.weight.detach().float()
 
 
 def sizes_of(layer: nn.Module) -> tuple[int, int]:
@@ -177,7 +193,7 @@ class Kind:
     """One sort of adapter."""
 
     name: str
-    adapter: type[Adapter]
+    adapter: Callable[[Target, Setup, Strength], Adapter]
     options: type
     """Dataclass of the ``--network_args`` it takes."""
     rank_of: Callable[[Mapping[str, torch.Tensor]], int | None]
@@ -405,7 +421,9 @@ class AdapterNetwork(nn.Module):
 
     def _load(self, modules: keys.Modules, source: str = "the file") -> None:
         own = self.state_dict()
-        new = {k: v for k, v in keys.flatten(modules).items() if k in own}
+        mine = {a.lora_name: a for a in self.adapters}
+        new = keys.flatten({name: mine[name].from_file(parts) for name, parts in modules.items() if name in mine})
+        self._refuse_other_kinds(new, own, source)
         problems = [
             Problem(source, f"{key} is {keys.shape_text(v.shape)} there and {keys.shape_text(own[key].shape)} here",
                     "Give the --network_dim (and conv_dim) the file was made with, or --dim_from_weights.")
@@ -418,9 +436,24 @@ class AdapterNetwork(nn.Module):
         for adapter in self.adapters:
             adapter.scale = float(adapter.alpha) / adapter.lora_dim
 
+    def _refuse_other_kinds(self, new: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], source: str) -> None:
+        """A file must have exactly the tensors of the modules it loads into: one too many or too few is another adapter."""
+        loaded = {key.partition(".")[0] for key in new}
+        wrong = sorted(set(new) - set(own)) + sorted(k for k in set(own) - set(new) if k.partition(".")[0] in loaded
+                                                     and not k.endswith((f".{keys.ALPHA}", ".on_input")))
+        if wrong:
+            here = "is in it, but this adapter has no such part" if wrong[0] in new else "is not in it"
+            raise UserError(Problem(source, f"{wrong[0]} {here}: the file is of another kind of adapter",
+                                    "Give the --network_module and --network_args (dora_wd, factor, ...) that it was made "
+                                    "with, or --dim_from_weights."))
+
     def file_tensors(self, dtype: torch.dtype | None = None, fmt: keys.FileFormat = "kohya") -> dict[str, torch.Tensor]:
         """The tensors of the file to be saved, on the CPU, alpha included, in ``dtype`` (None: as they are)."""
-        tensors = {k: v.detach().to("cpu", dtype or v.dtype) for k, v in self.state_dict().items()}
+        tensors: dict[str, torch.Tensor] = {}
+        for adapter in self.adapters:
+            parts = {k: v.detach().cpu() for k, v in adapter.state_dict().items()}
+            tensors |= {f"{adapter.lora_name}.{k}": v.to(dtype) if dtype and v.is_floating_point() else v
+                        for k, v in adapter.as_file(parts).items()}
         return keys.from_kohya(tensors, fmt, self.names)
 
     def save_weights(self, file: Path | str, dtype: torch.dtype | None, metadata: Mapping[str, str] | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +17,8 @@ from networks.groups import GroupPlan
 from networks.lowrank import LowRankOptions
 from networks.options import read_options
 from networks.targets import derive_targets
+
+logger = logging.getLogger(__name__)
 
 
 def _lr_weights(options: LowRankOptions, targets: Sequence[Target]) -> tuple[float, ...] | None:
@@ -65,6 +68,9 @@ def build(kind: Kind, targets: Sequence[Target], size: tuple[int | None, float |
     if not plan:
         raise UserError(Problem("--network_dim", f"no module of this model gets an adapter (dim {size[0]}, arguments "
                                 f"{dict(args)})", "Give a dim above 0, and patterns or blocks that leave some module."))
+    if options.verbose:
+        for name, rank in plan.items():
+            logger.info("%s: dim %d, alpha %g", name, rank.dim, rank.alpha)
     return AdapterNetwork(NetworkPlan(kind, targets, plan, _dropouts(neuron_dropout, options), options,
                                       _groups(kind, options, weights), multiplier))
 

@@ -82,7 +82,7 @@ def _call(module_name: str, function: Callable[..., Any], *args: Any, **kwargs: 
     """Call into the foreign module; its complaints about arguments become ours, with its name in front."""
     try:
         return function(*args, **kwargs)
-    except (AssertionError, KeyError, TypeError, ValueError, NotImplementedError) as error:
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError, NotImplementedError) as error:
         raise UserError(Problem(f"--network_module {module_name}", f"it refused to make a network: "
                                 f"{type(error).__name__}: {error}", "Check --network_args against its documentation.")
                         ) from error

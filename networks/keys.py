@@ -56,7 +56,7 @@ _SPELLINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     )
 )
 _OTHER_SUFFIX = re.compile(
-    r"\.((?:hada_[wt]\d(?:_[ab])?|lokr_(?:w|t)\d(?:_[ab])?|b?oft_(?:blocks|diag)|rescale|scalar|on_input|diff(?:_b)?|"
+    r"\.((?:hada_[wt]\d(?:_[ab])?|lokr_(?:w|t)\d(?:_[ab])?|b?oft_(?:blocks(?:\.\d+)?|diag)|rescale|scalar|on_input|diff(?:_b)?|"
     r"[wb]_norm|a[12]\.weight|b[12]\.weight|bm?\.weight|set_weight|weight))$")
 
 _PREFIXES: tuple[tuple[str, FileFormat], ...] = (
@@ -170,7 +170,7 @@ def _flat(path: str) -> str:
     return path.replace(".", "_")
 
 
-_DENOISER_STEMS = ("lora_unet", "unet", "transformer", "prior", "diffusion_model", "base_model_model")
+_DENOISER_STEMS = ("lora_unet", "oft_unet", "unet", "transformer", "prior", "diffusion_model", "base_model_model")
 
 
 class Names:
@@ -263,6 +263,8 @@ def to_kohya(tensors: Mapping[str, torch.Tensor], names: Names) -> tuple[Modules
             parts = {**parts, ALPHA: torch.tensor(float(rank_of(parts)))}
         name, kind = names.find(stem), kind_of(parts)
         if name is not None:
+            if f"{fused.BLOCKS}.0" in parts:  # kohya numbers a transformer's rotations where there is one, too
+                parts = {suffix.removesuffix(".0"): tensor for suffix, tensor in parts.items()}
             swapped = names.is_swapped_in(stem, name) and fused.is_plain(kind, parts)
             found[name] = fused.swap_halves(str(kind), parts) if swapped else parts
             continue
@@ -318,17 +320,32 @@ def put_together(modules: Modules, names: Names) -> Modules:
     made: Modules = {}
     for name, parts in modules.items():
         whole, kind = names.whole_of(name), str(kind_of(parts))
-        if not fused.is_plain(kind, parts):
+        if not fused.is_plain(kind, parts) or (kind == "oft" and not is_kohyas_oft(name)):
             made[name] = parts
         elif whole is not None:
-            stem = f"lora_unet_{_flat(whole.native)}"
-            if stem not in made:
-                pieces = [modules.get(whole.members.get(first, ""), {}) for first, _ in whole.rows]
-                made[stem] = fused.join(kind, [p if fused.is_plain(kind, p) else None for p in pieces], whole.rows)
+            found = (modules.get(whole.members.get(first, ""), {}) for first, _ in whole.rows)
+            pieces = [p if fused.is_plain(kind, p) else None for p in found]
+            stem = f"{'oft' if kind == 'oft' else 'lora'}_unet_{_flat(whole.native)}"
+            if not fused.goes_together(pieces):
+                made[name] = parts
+            elif stem not in made:
+                made[stem] = fused.join(kind, pieces, whole.rows)
         else:
-            swapped = name in names.places and names.places[name].halves_swapped
-            made[name] = fused.swap_halves(kind, parts) if swapped else parts
+            made[name] = _as_original(name, kind, parts, names)
     return made
+
+
+def is_kohyas_oft(stem: str) -> bool:
+    """Whether rotations are by kohya's rules; lycoris' diag-oft has the same suffixes, but the names of other kinds."""
+    return stem.startswith("oft_")
+
+
+def _as_original(name: str, kind: str, parts: dict[str, torch.Tensor], names: Names) -> dict[str, torch.Tensor]:
+    """A module that the original has by itself too, in its order of rows; kohya numbers a transformer's rotations."""
+    if kind == "oft":
+        return {f"{s}.0" if s == fused.BLOCKS and names.wholes else s: tensor for s, tensor in parts.items()}
+    swapped = name in names.places and names.places[name].halves_swapped
+    return fused.swap_halves(kind, parts) if swapped else parts
 
 
 def folded(parts: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -41,6 +41,8 @@ class LowRankOptions:
     network_reg_lrs: str | None = None
     use_rslora: bool = False
     """Scale alpha / sqrt(dim) (arXiv 2312.03732) instead of alpha / dim; the file's alpha is raised to say so."""
+    verbose: bool = False
+    """A line of the log for every module."""
 
 
 def low_rank_layers(layer: nn.Module, dim: int) -> tuple[nn.Module, nn.Module]:
@@ -94,6 +96,11 @@ def product(up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
     """The weight that (down, then up) amounts to, in the layer's weight shape, fp32."""
     flat = up.flatten(1).float() @ down.flatten(1).float()
     return flat.reshape(up.shape[0], *down.shape[1:])
+
+
+def tucker(core: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """A kernel [outputs, inputs, ...] from a core [dim, dim, ...] between a [dim, outputs] and b [dim, inputs]."""
+    return torch.einsum("ij...,ip,jr->pr...", core, a, b)
 
 
 def product_norm(up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:

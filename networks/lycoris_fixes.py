@@ -1,7 +1,8 @@
 """What ``lycoris.kohya`` needs to work on models of today's diffusers and transformers, and its configurations by file.
 
 Found with lycoris-lora 4.1.3: its preset ``full`` names ``time_embedding.linear_1`` twice on a diffusers U-Net (by name
-and by the class it stands in) and stops; its class names know the original code of most transformers, not diffusers'.
+and by the class it stands in) and stops; its class names know the original code of most transformers, not diffusers'; its
+preset ``ia3`` names modules by their last part, but names are compared with whole paths, so it adapts nothing.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def arguments(request: NetworkRequest) -> Arguments:
     dim, alpha, args = _with_config(request)
     chosen = request.exact and not {"preset", "preset_table"} & set(args)
     preset, word = _preset(args)
+    preset = _with_paths(preset, request)
     fitted = _exactly(preset, request, "conv_dim" in args) if chosen else _on_this_model(preset, word, request)
     preset = _without_doubles(fitted, request)
     from lycoris.config import PRESET
@@ -158,9 +160,29 @@ def _preset(args: dict[str, Any]) -> tuple[dict[str, Any], str]:
     return dict(found), word
 
 
+def _with_paths(preset: dict[str, Any], request: NetworkRequest) -> dict[str, Any]:
+    """Names that are the end of module paths only (``to_k``) become patterns that match these."""
+    models = [m for m in (request.denoiser, *request.text_encoders) if m is not None]
+    paths = {path for model in models for path, _ in model.named_modules()}
+    ends = {part for path in paths for part in _ends(path)} - paths
+
+    def spelled(name: str) -> str:
+        return _path_pattern(name) if name in ends else name
+
+    lists = {key: [spelled(name) for name in preset[key]] for key in ("unet_target_name", "text_encoder_target_name")
+             if key in preset}
+    maps = {key: {spelled(name): value for name, value in preset[key].items()} for key in ("name_algo_map",) if key in preset}
+    return preset | lists | maps
+
+
+def _ends(path: str) -> Iterable[str]:
+    parts = path.split(".")
+    return (".".join(parts[n:]) for n in range(1, len(parts)))
+
+
 def _on_this_model(preset: dict[str, Any], word: str, request: NetworkRequest) -> dict[str, Any]:
     """Where none of a built-in preset's classes is in the model, adapt the modules this program would."""
-    if not word or request.denoiser is None:
+    if not word or request.denoiser is None or not preset.get("unet_target_module"):
         return preset
     classes = {type(module).__name__ for module in request.denoiser.modules()}
     if classes & set(preset.get("unet_target_module", [])):

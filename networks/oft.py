@@ -92,7 +92,7 @@ def _blocks_of(parts: Mapping[str, torch.Tensor]) -> int | None:
 KIND = Kind("oft", Orthogonal, OftOptions, _blocks_of)
 
 
-def _named(targets: Sequence[Target]) -> list[Target]:
+def named(targets: Sequence[Target]) -> list[Target]:
     """The denoiser's targets under OFT's names."""
     return [replace(t, name=PREFIX + t.name.removeprefix("lora_unet_")) for t in targets if t.root == "denoiser"]
 
@@ -127,7 +127,7 @@ def create_network(multiplier: float, network_dim: int | None, network_alpha: fl
     dim = DEFAULT_DIM if network_dim is None else network_dim
     alpha = DEFAULT_BOUND if network_alpha is None else float(network_alpha)
     found = targets if targets is not None else derive_targets(text_encoder, unet)
-    chosen = [t for t in _named(found) if _wanted(t, options)]
+    chosen = [t for t in named(found) if _wanted(t, options)]
     if not chosen:
         raise UserError(Problem("--network_module networks.oft", "no layer of this model is adapted by it",
                                 "Give --network_args enable_all_linear=true, or another module."))
@@ -146,7 +146,7 @@ def create_network_from_weights(multiplier: float, file: Path | str | None, vae:
     """
     options = read_options(OftOptions, network_args, "networks.oft")
     tensors = dict(weights_sd) if weights_sd is not None else read_tensors(Path(file))
-    own = _named(targets if targets is not None else derive_targets(text_encoder, unet))
+    own = named(targets if targets is not None else derive_targets(text_encoder, unet))
     modules, unknown = keys.to_kohya(tensors, keys.Names.of(own))
     ranks = {name: Rank(blocks, alpha if (alpha := keys.alpha_of(parts)) is not None else DEFAULT_BOUND)
              for name, parts in modules.items() if (blocks := _blocks_of(parts)) is not None}

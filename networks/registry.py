@@ -25,6 +25,8 @@ _OURS: dict[str, str] = {
     "networks.loha": "networks.loha",
     "networks.lokr": "networks.lokr",
     "networks.oft": "networks.oft",
+    "networks.oft_flux": "networks.oft",
+    "networks.ia3": "networks.ia3",
 }
 
 

@@ -6,13 +6,15 @@ import pytest
 import torch
 
 from library.util.records import UserError
-from networks import dylora, keys, loha, lokr, lora, lora_fa, registry
+from networks import dylora, ia3, keys, loha, lokr, lora, lora_fa, registry
 from networks.registry import NetworkRequest
 from networks.targets import derive_targets
 from tests.networks.models import full_size, golden, output, tiny, tiny_network
 
-KINDS = {"lora": lora, "lora_fa": lora_fa, "dylora": dylora, "loha": loha, "lokr": lokr}
-ARGS = [("lora", {}), ("lora_fa", {}), ("dylora", {"unit": "2"}), ("loha", {}), ("lokr", {}), ("lokr", {"factor": "2"}),
+KINDS = {"lora": lora, "lora_fa": lora_fa, "dylora": dylora, "loha": loha, "lokr": lokr, "ia3": ia3}
+ARGS = [("lora", {}), ("lora", {"dora_wd": "true"}), ("lora", {"init": "pissa"}), ("lora", {"init": "svd"}), ("ia3", {}),
+        ("ia3", {"include_patterns": ".*conv1,.*to_q"}), ("loha", {"use_tucker": "true"}), ("lokr", {"use_tucker": "true"}),
+        ("lora_fa", {}), ("dylora", {"unit": "2"}), ("loha", {}), ("lokr", {}), ("lokr", {"factor": "2"}),
         ("lokr", {"full_matrix": "true"}), ("lokr", {"decompose_both": "true", "factor": "8"})]
 
 
@@ -20,7 +22,8 @@ ARGS = [("lora", {}), ("lora_fa", {}), ("dylora", {"unit": "2"}), ("loha", {}), 
 def test_merging_equals_applying_and_the_file_loads_back(kind, args, tmp_path):
     text, unet = tiny()
     plain = output(text, unet)
-    network = tiny_network(KINDS[kind], text, unet, dim=2 if kind == "lokr" else 4, conv_dim="2", **args)
+    more = {} if kind == "ia3" else {"conv_dim": "2"}
+    network = tiny_network(KINDS[kind], text, unet, dim=2 if kind == "lokr" else 4, **more, **args)
     network.set_multiplier(0.8)
     applied = output(text, unet)
     assert (applied - plain).abs().max() > 1e-3
@@ -37,11 +40,12 @@ def test_merging_equals_applying_and_the_file_loads_back(kind, args, tmp_path):
     assert torch.allclose(output(text, unet), applied, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["lora_fa", "dylora", "loha", "lokr"])
-def test_fresh_network_changes_nothing_and_a_step_does(kind):
+@pytest.mark.parametrize(("kind", "args"), [*ARGS[1:8], ("lora_fa", {}), ("dylora", {}), ("loha", {}), ("lokr", {})])
+def test_fresh_network_changes_nothing_and_a_step_does(kind, args):
     text, unet = tiny()
     plain = output(text, unet)
-    network = KINDS[kind].create_network(1.0, 4, 4.0, None, text, unet)
+    more = {} if kind == "ia3" else {"conv_dim": "2"}
+    network = KINDS[kind].create_network(1.0, 4, 4.0, None, text, unet, **more, **args)
     network.apply_to(text, unet)
     network.on_epoch_start(text, unet)
     assert torch.allclose(output(text, unet), plain, atol=1e-6)
@@ -71,12 +75,13 @@ def test_tensors_are_shaped_as_recorded(kind):
 
 
 @pytest.mark.parametrize(("kind", "args"), [("loha", {}), ("lokr", {}), ("lokr", {"factor": "2"}),
-                                            ("lokr", {"full_matrix": "true"})])
+                                            ("lokr", {"full_matrix": "true"}), ("loha", {"use_tucker": "true"}),
+                                            ("lora", {"dora_wd": "true"}), ("lora", {"init": "pissa"})])
 def test_lycoris_reads_the_file_with_the_same_effect(kind, args, monkeypatch):
     pytest.importorskip("lycoris")
     monkeypatch.setenv("LYCORIS_KERNEL_BACKEND", "torch")
     text, unet = tiny()
-    network = tiny_network(KINDS[kind], text, unet, dim=4, conv_dim="4", **args)
+    network = tiny_network(KINDS[kind], text, unet, dim=2, **({} if kind == "ia3" else {"conv_dim": "2"}), **args)
     applied = output(text, unet)
     text2, unet2 = tiny()
     request = NetworkRequest(derive_targets(text2, unet2), text_encoders=[text2], denoiser=unet2)
@@ -84,6 +89,24 @@ def test_lycoris_reads_the_file_with_the_same_effect(kind, args, monkeypatch):
     theirs.apply_to([text2], unet2)
     theirs.load_tensors(tensors)
     theirs.eval()
+    assert torch.allclose(output(text2, unet2), applied, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "ours", "theirs"), [
+    ("ia3", {}, {"algo": "ia3", "preset": "ia3"}),
+    ("lokr", {"use_tucker": "true", "conv_dim": "2"}, {"algo": "lokr", "use_tucker": "True", "conv_dim": "2", "conv_alpha": "1"})])
+def test_lycoris_goes_on_from_the_file_with_the_same_effect(kind, ours, theirs, monkeypatch):
+    """lycoris 4.1.3 cannot make these two from a file by itself, but it loads them into a network of its own."""
+    pytest.importorskip("lycoris")
+    monkeypatch.setenv("LYCORIS_KERNEL_BACKEND", "torch")
+    text, unet = tiny()
+    network = tiny_network(KINDS[kind], text, unet, dim=2, **ours)
+    applied = output(text, unet)
+    text2, unet2 = tiny()
+    request = NetworkRequest(derive_targets(text2, unet2), 2, 2.0, text_encoders=[text2], denoiser=unet2, args=theirs)
+    other = registry.attach("lycoris.kohya", request)
+    assert other.load_tensors(network.file_tensors()).loaded == len(network.adapters)
+    other.eval()
     assert torch.allclose(output(text2, unet2), applied, atol=1e-4)
 
 
@@ -125,10 +148,11 @@ def test_sizes_are_split_as_lycoris_splits_them(size, factor, want):
     assert lokr.split(size, factor) == want
 
 
-@pytest.mark.parametrize("kind", ["loha", "lokr", "dylora"])
-def test_max_norm_holds_for_every_kind(kind):
+@pytest.mark.parametrize(("kind", "args"), [("loha", {"use_tucker": "true"}), ("lokr", {}), ("dylora", {}), ("ia3", {}),
+                                            ("lora", {"dora_wd": "true"}), ("lora", {"init": "pissa"})])
+def test_max_norm_holds_for_every_kind(kind, args):
     text, unet = tiny()
-    network = tiny_network(KINDS[kind], text, unet, dim=2)
+    network = tiny_network(KINDS[kind], text, unet, dim=2, **args)
     before = torch.stack([a.delta_weight().norm() for a in network.adapters]).detach()
     limit = float(before.median())
     network.apply_max_norm_regularization(limit, "cpu")

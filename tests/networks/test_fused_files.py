@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from library.families import registry
-from networks import fused, keys, loha, lora
+from networks import fused, ia3, keys, loha, lora, oft, registry as registry_of_networks
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "data" / "lora_names.json").read_text(encoding="utf-8"))
 FAMILIES = [spec.name for spec in registry.specs() if spec.target_space == "flow"]
@@ -136,3 +136,30 @@ def test_diffusers_reads_the_flux_file_in_kohyas_names_as_the_same_change_of_eve
         own = keys.group(tensors)[target.name]
         assert down.shape[0] == 1 and torch.allclose(up[:4] @ down, product(own | {"lora_up.weight":
                                                      own["lora_up.weight"][:4]}), atol=1e-6), target.path
+
+
+@pytest.mark.parametrize(("module", "args"), [(oft, {}), (ia3, {}), (lora, {"dora_wd": "true"})])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_kinds_are_put_together_and_taken_apart_exactly_too(family: str, module: Any, args: dict[str, str]) -> None:
+    family = registry.get(family)
+    targets = [t for t in family.adapter_targets(family.tiny(0)) if t.root == "denoiser"]
+    made = module.create_network(1.0, 2, 1.0, None, None, None, targets=targets, **args)
+    torch.manual_seed(0)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    back, unknown = keys.to_kohya(made.file_tensors(), made.names)
+    own = keys.group(made.state_dict())
+    assert not unknown and all(torch.equal(back[n][k], own[n][k]) for n in own for k in own[n])
+
+
+def test_kohyas_rotations_of_flux_are_numbered_below_the_original_names() -> None:
+    """``oft_blocks.0`` to ``.2`` for q, k and v of a fused layer, ``.0`` for one by itself (kohya's oft_flux)."""
+    family = registry.get("flux1")
+    targets = [t for t in family.adapter_targets(family.tiny(0)) if t.root == "denoiser"]
+    module = registry_of_networks.load_module("networks.oft_flux")
+    made = module.create_network(1.0, 2, 1e-3, None, None, None, targets=targets, enable_all_linear="true")
+    written = made.file_tensors()
+    for stem, count in (("oft_unet_double_blocks_0_img_attn_qkv", 3), ("oft_unet_double_blocks_0_img_attn_proj", 1),
+                        ("oft_unet_single_blocks_0_linear1", 4)):
+        assert {k.removeprefix(f"{stem}.") for k in written if k.startswith(f"{stem}.")} == {
+            "alpha", *(f"oft_blocks.{n}" for n in range(count))}
