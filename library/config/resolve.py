@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,12 @@ def _model(
         elif name in detected.options:
             options[name] = detected.options[name]
             origins[name] = "checkpoint"
+    better = _better(flags, family, options)
+    if flags["recommended"]:
+        options |= better
+        origins |= dict.fromkeys(better, "recommended")
+    elif better:
+        found.append(_advice(family, better))
     for name in flags.changed():
         if flags_of(flags.script)[name].served.kind == "family" and name not in names:
             found.append(
@@ -124,6 +130,19 @@ def _model(
         max_token_length=flags["max_token_length"],
         weighted_captions=flags["weighted_captions"],
     ), family
+
+
+def _better(flags: Flags, family: Family, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Documented settings that nobody typed and that differ from what holds; an option not in ``options`` has its default."""
+    defaults = {one.name: one.default for one in fields(family.Options)}
+    return {name: value for name, value in family.SPEC.recommended.items()
+            if not flags.given(name) and (defaults[name] if options.get(name) is None else options[name]) != value}  # fmt: skip
+
+
+def _advice(family: Family, better: Mapping[str, Any]) -> Problem:
+    settings = " ".join(f"--{name}={value}" for name, value in better.items())
+    return Problem("--recommended", f"For {family.SPEC.title} {settings} is documented as better than the defaults that hold.",
+                   "Add --recommended to use it.", "note", "settings")  # fmt: skip
 
 
 def data_of(flags: Flags) -> tuple[DatasetConfig, DataReading]:

@@ -42,6 +42,9 @@ class Schedule(Protocol):
     def target(self, x0_BCHW: torch.Tensor, noised: Noised) -> torch.Tensor:
         """What a perfect network would predict, in ``space``."""
 
+    def compared(self, prediction_BCHW: torch.Tensor, noised: Noised) -> torch.Tensor:
+        """What of a prediction the loss compares with ``target``; mostly the prediction itself."""
+
     def snr(self, timesteps_B: torch.Tensor) -> torch.Tensor:
         """Signal-to-noise ratio, power of signal over power of noise."""
 
@@ -99,6 +102,9 @@ class DiscreteSchedule:
         signal, sigma = self._mix(noised.timesteps_B, x0_BCHW)
         return signal * noised.noise_BCHW - sigma * x0_BCHW
 
+    def compared(self, prediction_BCHW: torch.Tensor, noised: Noised) -> torch.Tensor:
+        return prediction_BCHW
+
     def snr(self, timesteps_B: torch.Tensor) -> torch.Tensor:
         bar = self.alphas_cumprod[timesteps_B.cpu()]
         return bar / (1.0 - bar)
@@ -118,6 +124,26 @@ def ddpm(space: TargetSpace = "eps", first: int | None = None, last: int | None 
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What the loss of a flow model compares, as a function of velocity v = noise - x0, noised x and sigma."""
+
+    of: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    of_picture: bool = False
+    """True where it is compared with the clean latents instead of with the velocity."""
+
+
+RAW = Reading(lambda v, x, sigma: v)
+PICTURE = Reading(lambda v, x, sigma: x - sigma * v, of_picture=True)
+"""The clean latents that a velocity stands for, compared with the true ones: SD3's loss, sigma^2 times the raw one."""
+READINGS = {"raw": RAW, "additive": Reading(lambda v, x, sigma: v + x), "sigma_scaled": Reading(lambda v, x, sigma: x - sigma * v)}
+"""kohya's ``--model_prediction_type``. Its last two are compared with the velocity all the same, as kohya does."""
+REVERSED_READINGS = {
+    "raw": RAW, "additive": Reading(lambda v, x, sigma: v - x), "sigma_scaled": Reading(lambda v, x, sigma: -x - sigma * v)
+}
+"""The same for models that answer x0 - noise: kohya reads their answer before its sign is turned."""
+
+
+@dataclass(frozen=True)
 class FlowSchedule:
     """Rectified flow: x = (1 - sigma) x0 + sigma noise, target noise - x0 (Liu 2022; Esser 2024)."""
 
@@ -128,6 +154,8 @@ class FlowSchedule:
     last: int = 1000
     weigh: Callable[[torch.Tensor], torch.Tensor] | None = None
     """sigmas B -> loss weights B (``--weighting_scheme sigma_sqrt``, ``cosmap``); None = 1."""
+    reading: Reading = RAW
+    """How the velocity is read before it is compared (``--model_prediction_type``)."""
 
     def draw(self, count: int, latent_size: tuple[int, int]) -> torch.Tensor:
         sigmas = self.sample(count, latent_size)
@@ -140,7 +168,12 @@ class FlowSchedule:
         return Noised((1 - sigma) * x0_BCHW + sigma * noise_BCHW, noise_BCHW, timesteps_B, sigmas_B.to(x0_BCHW.device))
 
     def target(self, x0_BCHW: torch.Tensor, noised: Noised) -> torch.Tensor:
-        return noised.noise_BCHW - x0_BCHW
+        return x0_BCHW if self.reading.of_picture else noised.noise_BCHW - x0_BCHW
+
+    def compared(self, prediction_BCHW: torch.Tensor, noised: Noised) -> torch.Tensor:
+        assert noised.sigmas_B is not None
+        x, velocity = noised.x_BCHW.float(), prediction_BCHW.float()
+        return self.reading.of(velocity, x, per_item(noised.sigmas_B, x))
 
     def snr(self, timesteps_B: torch.Tensor) -> torch.Tensor:
         sigma = timesteps_B.float() / 1000

@@ -56,6 +56,11 @@ def resolution_shifted(mu: Callable[[tuple[int, int]], float], scale: float = 1.
     return lambda count, size: mu_shift(torch.sigmoid(scale * torch.randn(count)), mu(size))
 
 
+def uniform_shifted(mu: Callable[[tuple[int, int]], float]) -> Sampler:
+    """Uniform draws shifted by a mu that follows from the picture's size (``nextdit_shift``)."""
+    return lambda count, size: mu_shift(torch.rand(count), mu(size))
+
+
 def logit_normal(mean: float = 0.0, std: float = 1.0) -> Sampler:
     return lambda count, size: torch.sigmoid(mean + std * torch.randn(count))
 

@@ -38,6 +38,7 @@ SPEC = FamilySpec(
     save_formats=("kohya", "comfy", "diffusers"),
     loads_in={"kohya": ("ComfyUI", "diffusers"), "comfy": ("ComfyUI",), "diffusers": ("diffusers", "ComfyUI")},
     sampling_defaults={"timestep_sampling": "sigmoid"},
+    recommended={"timestep_sampling": "sigmoid", "model_prediction_type": "raw"},
 )
 
 

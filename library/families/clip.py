@@ -169,19 +169,29 @@ def hidden_state(text_encoder: Any, ids_BN77: torch.Tensor, clip_skip: int | Non
     return joined(states, len(ids_BN77))
 
 
-def penultimate(text_encoder: Any, ids_BN77: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+def real_tokens(ids_BN77: torch.Tensor, end: int) -> torch.Tensor:
+    """Which tokens are text, bool B,n,77: up to and with the first end token, whatever the padding is."""
+    ends = (ids_BN77 == end).long()
+    return ends.cumsum(-1) - ends == 0
+
+
+def penultimate(text_encoder: Any, ids_BN77: torch.Tensor, mask_BN77: torch.Tensor | None = None
+                ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
     """The state before the last layer, without the final norm, B,(n*75+2),C, and the pooled state.
+
+    What ``mask_BN77`` leaves out, the other tokens do not see.
 
     Pooled is the projected state of the first end token of the first chunk, B,P; None where the encoder has no
     projection. Gradients flow.
     """
     module = body(text_encoder)
     ids = ids_BN77.reshape(-1, ids_BN77.shape[-1]).to(module.embeddings.token_embedding.weight.device)
+    mask = None if mask_BN77 is None else mask_BN77.reshape(ids.shape).to(ids)
     if module is text_encoder:
         with first_layers(text_encoder, len(module.encoder.layers) - 1):
-            states = module(input_ids=ids, output_hidden_states=True).hidden_states[-1]
+            states = module(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[-1]
         return joined(states, len(ids_BN77)), None
-    found = text_encoder(input_ids=ids, output_hidden_states=True)
+    found = text_encoder(input_ids=ids, attention_mask=mask, output_hidden_states=True)
     pooled = found.text_embeds[:: ids_BN77.shape[1]]
     return joined(found.hidden_states[-2], len(ids_BN77)), pooled
 

@@ -27,19 +27,24 @@ class FlowOptions:
     logit_mean: float = 0.0
     logit_std: float = 1.0
     mode_scale: float = 1.29
+    model_prediction_type: str = "raw"
 
 
-def schedule(options: FlowOptions, noise: Any, mu: Callable[[tuple[int, int]], float]) -> Schedule:
+def schedule(options: FlowOptions, noise: Any, mu: Callable[[tuple[int, int]], float], reverse: bool = False) -> Schedule:
     """Rectified flow with the sampling that ``options`` names; ``mu`` follows from latent (height, width) for *_shift.
 
-    ``noise``: the record of the timestep range. Raises UserError for an unknown name.
+    ``noise``: the record of the timestep range. ``reverse``: the model answers x0 - noise. Raises UserError for an
+    unknown name.
     """
-    from library.diffusion.schedule import FlowSchedule
+    from library.diffusion.schedule import READINGS, REVERSED_READINGS, FlowSchedule
     from library.diffusion.timesteps import WEIGHTS
 
     first = 0 if noise.min_timestep is None else noise.min_timestep
     last = 1000 if noise.max_timestep is None else noise.max_timestep
-    return FlowSchedule(sampler(options, mu), first=first, last=last, weigh=WEIGHTS.get(options.weighting_scheme))
+    readings = REVERSED_READINGS if reverse else READINGS
+    name = _known("--model_prediction_type", options.model_prediction_type, tuple(readings))
+    return FlowSchedule(sampler(options, mu), first=first, last=last, weigh=WEIGHTS.get(options.weighting_scheme),
+                        reading=readings[name])  # fmt: skip
 
 
 def sampler(options: FlowOptions, mu: Callable[[tuple[int, int]], float]) -> Sampler:
@@ -51,6 +56,7 @@ def sampler(options: FlowOptions, mu: Callable[[tuple[int, int]], float]) -> Sam
         "sigmoid": lambda: t.sigmoid(options.sigmoid_scale),
         "shift": lambda: t.shifted(options.discrete_flow_shift, options.sigmoid_scale),
         "flux_shift": lambda: t.resolution_shifted(mu, options.sigmoid_scale),
+        "nextdit_shift": lambda: t.uniform_shifted(mu),
         "sigma": lambda: t.discrete(density(options), options.discrete_flow_shift),
     }
     return table[_known("--timestep_sampling", options.timestep_sampling, tuple(table))]()

@@ -48,6 +48,7 @@ SPEC = FamilySpec(
     save_formats=("kohya", "comfy", "diffusers"),
     loads_in={"kohya": ("ComfyUI", "Forge", "diffusers"), "comfy": ("ComfyUI",), "diffusers": ("diffusers", "ComfyUI")},
     sampling_defaults={"timestep_sampling": "flux_shift", "guidance_scale": 1.0},
+    recommended={"timestep_sampling": "flux_shift", "model_prediction_type": "raw", "guidance_scale": 1.0},
 )
 
 

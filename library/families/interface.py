@@ -75,6 +75,8 @@ class FamilySpec:
     """save format -> programs that load it."""
     needs: tuple[str, ...] = ()
     sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
+    recommended: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that are documented as better than the defaults, for ``--recommended``: option -> value."""
     fragile_half_vae: bool = False
     """True where the VAE overflows in fp16, so that a run in fp16 should keep it in fp32 (``--no_half_vae``)."""
 

@@ -46,6 +46,7 @@ SPEC = FamilySpec(
     save_formats=("kohya", "comfy", "diffusers"),
     loads_in={"kohya": ("ComfyUI",), "comfy": ("ComfyUI",), "diffusers": ("diffusers",)},
     sampling_defaults={"timestep_sampling": "shift", "discrete_flow_shift": 6.0},
+    recommended={"timestep_sampling": "nextdit_shift"},
 )
 
 
@@ -108,7 +109,7 @@ matches_index = answers.folder_of(TRANSFORMER.name)
 hints, index_hints, size_cond = answers.no_hints, answers.no_index_hints, answers.no_sizes
 base_version, architecture = answers.always("lumina2"), answers.always("lumina-2")
 encode_image, decode_latents, normalise, denormalise = answers.images(vae)
-schedule = answers.flow_schedule()
+schedule = answers.flow_schedule(reverse=True)
 pipeline = answers.pipeline("Lumina2Pipeline")
 
 OUTSIDE = re.compile(r"^(x_embedder|time_caption_embed)")

@@ -61,6 +61,8 @@ class Options:
     logit_std: float = 1.0
     mode_scale: float = 1.29
     training_shift: float = 1.0
+    apply_lg_attn_mask: bool = False
+    apply_t5_attn_mask: bool = False
 
 
 STREAMS = (
@@ -158,22 +160,25 @@ def encode_text(parts: Parts, captions: list[str]) -> Cond:
 
     states, pooled = [], []
     for tokenizer, encoder in zip(parts.tokenizers[:2], parts.text_encoders[:2], strict=True):
-        state, pool = clip.penultimate(encoder, clip.token_ids(tokenizer, captions, None))
+        ids_BN77 = clip.token_ids(tokenizer, captions, None)
+        seen_BN77 = clip.real_tokens(ids_BN77, tokenizer.eos_token_id) if parts.options.apply_lg_attn_mask else None
+        state, pool = clip.penultimate(encoder, ids_BN77, seen_BN77)
         states.append(state)
         pooled.append(pool)
     length = parts.options.t5xxl_max_token_length or 256
-    text, mask = t5.encode(parts.tokenizers[2], parts.text_encoders[2], captions, length)
+    text, mask = t5.encode(parts.tokenizers[2], parts.text_encoders[2], captions, length, parts.options.apply_t5_attn_mask)
     return {"lg_out": torch.cat(states, -1), "lg_pooled": torch.cat(pooled, -1), "t5_out": text, "t5_attn_mask": mask}
 
 
 def schedule(options: Options, noise: Any) -> Schedule:
     """Rectified flow; noise levels by ``weighting_scheme``, moved by ``training_shift``."""
-    from library.diffusion.schedule import FlowSchedule
-    from library.diffusion.timesteps import shift_sigmas
+    from library.diffusion.schedule import PICTURE, FlowSchedule
+    from library.diffusion.timesteps import WEIGHTS, shift_sigmas
 
     draw = flow.density(options)
     first, last = noise.min_timestep or 0, 1000 if noise.max_timestep is None else noise.max_timestep
-    return FlowSchedule(lambda count, size: shift_sigmas(draw(count, size), options.training_shift), first=first, last=last)
+    return FlowSchedule(lambda count, size: shift_sigmas(draw(count, size), options.training_shift), first=first, last=last,
+                        weigh=WEIGHTS[options.weighting_scheme], reading=PICTURE)  # fmt: skip
 
 
 def predict(parts: Parts, noised: Noised, cond: Cond) -> torch.Tensor:

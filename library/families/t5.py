@@ -37,11 +37,13 @@ def load_tokenizer(folder: Path | None) -> Any:
     return T5TokenizerFast.from_pretrained(str(next(f for f in found if f).parent), local_files_only=True)
 
 
-def encode(tokenizer: Any, text_encoder: Any, captions: list[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Captions -> the last states B,L,C and the mask B,L of real tokens; the encoder itself sees no mask."""
+def encode(tokenizer: Any, text_encoder: Any, captions: list[str], length: int, masked: bool = False
+           ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Captions -> the last states B,L,C and the mask B,L of real tokens; the encoder itself sees it where ``masked``."""
     made = tokenizer(captions, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
     device = next(text_encoder.parameters()).device
-    return text_encoder(made.input_ids.to(device), return_dict=False)[0], made.attention_mask.to(device)
+    mask = made.attention_mask.to(device)
+    return text_encoder(made.input_ids.to(device), attention_mask=mask if masked else None, return_dict=False)[0], mask
 
 
 def build(config: Mapping[str, Any], header: Header, dtype: str, device: str) -> Any:

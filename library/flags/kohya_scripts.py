@@ -95,7 +95,7 @@ TEXT = group(
         "apply_t5_attn_mask",
         bool,
         False,
-        "Hide the padding of T5's output from the model.",
+        "Hide the padding of captions: from T5's layers with SD3, from the model with Chroma (always so).",
         scripts=(SD3, FLUX),
         served=FAMILY,
     ),
@@ -103,7 +103,7 @@ TEXT = group(
         "apply_lg_attn_mask",
         bool,
         False,
-        "Hide the padding of CLIP's outputs from the model.",
+        "Hide the padding of captions from CLIP's layers.",
         scripts=(SD3,),
         served=FAMILY,
     ),
@@ -315,7 +315,7 @@ SAVERS = group(
 OF_EVERY_MODEL = frozenset({
     "clip_l", "clip_g", "t5xxl", "ae", "gemma2", "qwen3", "cache_text_encoder_outputs",
     "cache_text_encoder_outputs_to_disk", "timestep_sampling", "sigmoid_scale", "discrete_flow_shift",
-    "weighting_scheme", "logit_mean", "logit_std", "mode_scale", "training_shift", "guidance_scale",
+    "model_prediction_type", "weighting_scheme", "logit_mean", "logit_std", "mode_scale", "training_shift", "guidance_scale",
     "t5xxl_max_token_length", "gemma2_max_token_length", "qwen3_max_token_length", "system_prompt",
 })  # fmt: skip
 """Flags that kohya's first script lacks and ours takes too, because it trains every architecture."""

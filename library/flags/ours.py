@@ -15,6 +15,13 @@ FLAGS = group(
         "Draw all random numbers in kohya's order, faults included, to compare runs.",
         ours=True,
     ),
+    Flag(
+        "recommended",
+        bool,
+        False,
+        "Use what is documented as good for the base model's architecture wherever nothing else is asked for.",
+        ours=True,
+    ),
     Flag("epoch_digits", int, 6, "Digits of the epoch number in file names.", ours=True),
     Flag(
         "number_last",

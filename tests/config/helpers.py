@@ -25,7 +25,7 @@ class Options:
     clip_skip: int | None = None
 
 
-SPEC = SimpleNamespace(title="A Model", bucket_step=64, save_formats=("kohya", "diffusers"))
+SPEC = SimpleNamespace(title="A Model", bucket_step=64, save_formats=("kohya", "diffusers"), recommended={})
 FAMILY = SimpleNamespace(SPEC=SPEC, Options=Options)
 
 

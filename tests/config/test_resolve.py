@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
-from dataclasses import make_dataclass
+from dataclasses import fields, make_dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +16,7 @@ import pytest
 from library.config.resolve import Detected, resolve
 from library.config.show import text, to_json
 from library.config.toml_file import read_command
+from library.families import registry
 from library.flags import SCRIPTS, flags_of, parse
 from library.util.records import Problem, UserError
 from tests.config.helpers import FAMILY, NEEDED, resolved
@@ -380,3 +381,24 @@ def test_resolving_is_quick_once_loaded():
 def test_further_loras_for_samples_carry_a_strength():
     config = resolved(["--sample_loras", "C:\\a=b\\style.safetensors=0.7", "other.safetensors"])
     assert config.sample.loras == (("C:\\a=b\\style.safetensors", 0.7), ("other.safetensors", 1.0))
+
+
+def test_documented_settings_are_offered_and_taken_when_asked_for():
+    def of_flux(*argv):
+        flags = parse([*NEEDED, *argv], "flux_train_network.py")
+        return resolve(flags, lambda source, flags: Detected("flux1", {}))
+
+    plain, better, typed = of_flux(), of_flux("--recommended"), of_flux("--recommended", "--guidance_scale=2")
+    assert plain.model.options["model_prediction_type"] == "sigma_scaled"  # kohya's default
+    offer = next(note for note in plain.notes if note.where == "--recommended")
+    assert "--timestep_sampling=flux_shift --model_prediction_type=raw --guidance_scale=1.0" in offer.what
+    assert [better.model.options[name] for name in ("timestep_sampling", "model_prediction_type", "guidance_scale")] == [
+        "flux_shift", "raw", 1.0]  # fmt: skip
+    assert better.origins["guidance_scale"] == "recommended" and not [n for n in better.notes if n.where == "--recommended"]
+    assert typed.model.options["guidance_scale"] == 2
+
+
+def test_every_recommended_setting_is_an_option_of_its_family():
+    for name in registry.names():
+        family = registry.get(name)
+        assert set(family.SPEC.recommended) <= {one.name for one in fields(family.Options)}, name

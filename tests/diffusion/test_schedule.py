@@ -5,7 +5,7 @@ import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from library.diffusion import timesteps
-from library.diffusion.schedule import FlowSchedule, ddpm
+from library.diffusion.schedule import PICTURE, READINGS, REVERSED_READINGS, FlowSchedule, ddpm
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
 X0, NOISE = torch.randn(2, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -61,3 +61,35 @@ def test_every_sampler_stays_between_clean_and_noise(sampler):
     torch.manual_seed(0)
     drawn = sampler(2000, (64, 64))
     assert drawn.min() >= 0 and drawn.max() <= 1 and drawn.std() > 0.05
+
+
+KOHYAS_READING = {
+    "raw": lambda answer, x, sigma: answer, "additive": lambda answer, x, sigma: answer + x,
+    "sigma_scaled": lambda answer, x, sigma: answer * -sigma + x
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(KOHYAS_READING))
+@pytest.mark.parametrize("sign", [1, -1])
+def test_model_prediction_type_gives_kohyas_loss(name, sign):
+    schedule = FlowSchedule(timesteps.uniform(), reading=(READINGS if sign == 1 else REVERSED_READINGS)[name])
+    noised = schedule.add_noise(X0, NOISE, torch.tensor([10.0, 300.0, 600.0, 999.0]))
+    answer, sigma = torch.randn(X0.shape, generator=torch.Generator().manual_seed(1)), noised.sigmas_B.view(-1, 1, 1, 1)
+    theirs = KOHYAS_READING[name](answer, noised.x_BCHW, sigma) - sign * (NOISE - X0)
+    ours = schedule.compared(sign * answer, noised) - schedule.target(X0, noised)
+    assert torch.allclose(ours.square(), theirs.square(), atol=1e-5)
+
+
+def test_the_loss_on_clean_latents_is_sigma_squared_times_the_raw_one():
+    schedule = FlowSchedule(timesteps.uniform(), reading=PICTURE)
+    noised = schedule.add_noise(X0, NOISE, torch.tensor([10.0, 300.0, 600.0, 999.0]))
+    answer, sigma = torch.zeros_like(X0), noised.sigmas_B.view(-1, 1, 1, 1)
+    loss = (schedule.compared(answer, noised) - schedule.target(X0, noised)).square()
+    assert torch.allclose(loss, sigma**2 * (NOISE - X0).square(), atol=1e-5)
+
+
+def test_nextdit_shift_moves_uniform_draws_by_the_pictures_size():
+    torch.manual_seed(0)
+    drawn = timesteps.uniform_shifted(timesteps.MuRange())(4, (128, 128))
+    torch.manual_seed(0)
+    assert torch.allclose(drawn, timesteps.mu_shift(torch.rand(4), 1.15))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import family_helpers as helpers
@@ -107,3 +108,18 @@ def test_the_last_text_modulation_is_the_only_swapped_one_in_the_blocks(tiny: Pa
     table = sd3.native_modules(tiny.denoiser.config)
     assert [p for p, spot in table.items() if spot.swapped] == ["transformer_blocks.1.norm1_context.linear", "norm_out.linear"]
     assert native.find(table, "pos_embed.pos_embed")[1] == "pos_embed"
+
+
+@pytest.mark.parametrize(("flag", "key"), [("apply_lg_attn_mask", "lg_out"), ("apply_t5_attn_mask", "t5_out")])
+def test_masks_hide_padding_from_the_text_encoders(flag: str, key: str) -> None:
+    parts = sd3.tiny(0)
+    masked = replace(parts, options=replace(parts.options, **{flag: True}))
+    plain, hidden = (sd3.encode_text(one, ["a cat"])[key] for one in (parts, masked))
+    real = 3 if key == "lg_out" else 2
+    assert not torch.allclose(plain, hidden)
+    ids = parts.tokenizers[2](["a cat"], return_tensors="pt").input_ids
+    if key == "t5_out":  # T5 looks both ways: only with the mask do real tokens answer as they do without padding
+        alone = parts.text_encoders[2](ids)[0]
+        assert torch.allclose(hidden[:, : ids.shape[1]], alone, atol=1e-5)
+    else:  # CLIP looks back alone: what stands before the padding is the same
+        assert torch.allclose(plain[:, :real], hidden[:, :real], atol=1e-6)

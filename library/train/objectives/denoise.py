@@ -28,7 +28,7 @@ def denoise(session: Session, batch: Batch) -> Iterator[StepResult]:
     with session.multiplier(batch.strength):
         cond = session.cond(batch)
         noised = session.add_noise(latents)
-        prediction = session.predict(noised, cond)
+        prediction = session.schedule.compared(session.predict(noised, cond), noised)
         target = session.target(latents, noised)
         loss_BCHW = session.distance(prediction.float(), target.float(), noised.timesteps_B)
         per_item_B = masked_mean(loss_BCHW, batch.masks_B1HW)
