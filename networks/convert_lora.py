@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from library.families import registry
-from library.lorafile import command, convert, file
+from library.lorafile import command, convert_command, file
 
 
 def setup_parser() -> argparse.ArgumentParser:
@@ -29,12 +29,7 @@ def setup_parser() -> argparse.ArgumentParser:
 def work(args: argparse.Namespace) -> None:
     """Read, rename, write."""
     output = file.Output.of(args.save_to, args.save_precision, args.file)
-    lora = file.read(args.file)
-    tensors, unknown = convert.convert(lora, args.to, args.family)
-    saved = file.write(output, tensors, lora.metadata)
-    command.tell(f"{saved.path}: {len(lora.modules) - len(unknown)} modules, {args.to} format")
-    if unknown:
-        command.tell(f"{len(unknown)} modules are of no layer of this architecture (the first: {unknown[0]}); left out.")
+    convert_command.convert_file(output, args.file, args.to, args.family)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,7 @@ def setup_parser() -> argparse.ArgumentParser:
     command.add_saving(parser, "that of --precision if omitted")
     command.add_merging(parser)
     merge_command.add_ways(parser)
-    parser.add_argument("--sd_model", help="merge into this model instead of into one file: a checkpoint or a diffusers folder")
-    parser.add_argument("--v2", action="store_true", help="the model is SD 2.x; recognised by itself, kept for old commands")
+    merge_command.add_model(parser)
     return parser
 
 

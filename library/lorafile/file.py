@@ -105,20 +105,26 @@ class Output:
     """``fp32``, ``fp16``, ``bf16``; None = as the tensors are."""
 
     @classmethod
-    def of(cls, save_to: str | None, word: str | None, *sources: Path | str | None) -> Output:
-        """From ``--save_to`` and ``--save_precision``.
+    def of(cls, save_to: str | None, word: str | None, *sources: Path | str | None, flag: str = "--save_to") -> Output:
+        """From ``--save_to`` and ``--save_precision``, or what the command calls them.
 
         Raises UserError where no path is given, its ending is none of a LoRA file's, or it is one of the sources.
         """
         if not save_to:
-            raise UserError(Problem("--save_to", "it says where the result goes, and is missing",
-                                    "Add --save_to=NAME.safetensors."))
+            raise UserError(Problem(flag, "it says where the result goes, and is missing", f"Add {flag}=NAME.safetensors."))
         path = Path(save_to)
         if path.suffix.lower() not in (".safetensors", ".ckpt", ".pt", ".pth"):
-            raise UserError(Problem(f"--save_to {save_to}", "the name has no ending that this program writes",
+            raise UserError(Problem(f"{flag} {save_to}", "the name has no ending that this program writes",
                                     "End it with .safetensors (or .ckpt, .pt, .pth)."))
         refuse_same(path, *sources)
         return cls(path, precision(word))
+
+
+def given(flag: str, value: str | None) -> str:
+    """A value that the command cannot do without. Raises UserError where it is missing."""
+    if not value:
+        raise UserError(Problem(flag, "it says which file is read, and is missing", f"Add {flag}=FILE."))
+    return value
 
 
 def refuse_same(target: Path, *sources: Path | str | None) -> None:

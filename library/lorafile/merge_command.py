@@ -21,6 +21,12 @@ def add_ways(parser: argparse.ArgumentParser) -> None:
                         "act on (for sliders); implies --concat")
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """``--sd_model`` and ``--v2``."""
+    parser.add_argument("--sd_model", help="merge into this model instead of into one file: a checkpoint or a diffusers folder")
+    parser.add_argument("--v2", action="store_true", help="the model is SD 2.x; recognised by itself, kept for old commands")
+
+
 def merge_files(args: argparse.Namespace, lbws: list[str] | None = None) -> None:
     """``--models`` into one LoRA file."""
     output = Output.of(args.save_to, args.save_precision or args.precision, *args.models)

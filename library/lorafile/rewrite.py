@@ -79,13 +79,22 @@ def write_file(source: Path, target: Path, edits: Iterable[Edit], precision: str
     order = sorted(header.places, key=lambda name: header.places[name].offset)
     inside = _by_tensor(header.places, order, edits)
 
+    kinds = weights.file_dtypes()
+    entries = {n: (_type(header.places[n].dtype, precision, kinds), header.places[n].shape) for n in order}
+    with weights.Reader() as reader:
+        stream(target, entries, metadata, lambda name: _changed(reader, header.places[name], inside.get(name, ()), kinds))
+
+
+def stream(target: Path, entries: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str],
+           tensor_of: Callable[[str], torch.Tensor]) -> None:
+    """A .safetensors file of ``entries`` (name -> type, shape), each tensor made when it is its turn; whole or not at all."""
+    kinds = weights.file_dtypes()
+
     def fill(temporary: Path) -> None:
-        kinds = weights.file_dtypes()
-        with temporary.open("wb") as file, weights.Reader() as reader:
-            types = {n: _type(header.places[n].dtype, precision, kinds) for n in order}
-            _write_header(file, {n: (types[n], header.places[n].shape) for n in order}, metadata, kinds)
-            for name in order:
-                file.write(_bytes(_changed(reader, header.places[name], inside.get(name, ()), kinds), kinds[types[name]]))
+        with temporary.open("wb") as file:
+            _write_header(file, entries, metadata, kinds)
+            for name, (kind, _) in entries.items():
+                file.write(_bytes(tensor_of(name), kinds[kind]))
 
     write_atomically(target, fill)
 

@@ -12,10 +12,12 @@ from library.util.tensorfile import read_metadata, read_tensors
 from tests.lorafile import lora_files as made
 
 ROOT = Path(__file__).resolve().parents[2]
-FLAGS = json.loads((ROOT / "tests" / "data" / "flags.json").read_text(encoding="utf-8"))
+FLAGS = json.loads((ROOT / "tests" / "data" / "tool_flags.json").read_text(encoding="utf-8"))
 SCRIPTS = ["networks/resize_lora.py", "networks/merge_lora.py", "networks/sdxl_merge_lora.py", "networks/svd_merge_lora.py",
            "networks/extract_lora_from_models.py", "networks/flux_extract_lora.py", "networks/extract_lora_from_dylora.py",
-           "networks/check_lora_weights.py", "tools/show_metadata.py"]
+           "networks/check_lora_weights.py", "tools/show_metadata.py", "networks/merge_lora_old.py", "networks/flux_merge_lora.py",
+           "networks/convert_flux_lora.py", "networks/convert_anima_lora_to_comfy.py",
+           "networks/convert_hunyuan_image_lora_to_comfy.py", "tools/merge_models.py", "tools/resize_images_to_resolution.py"]
 
 
 def tool(script):
@@ -34,12 +36,10 @@ def run(script, *argv):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_flag_of_kohyas_command_is_there_with_its_default(script):
     ours = {option: action for action in tool(script).setup_parser()._actions for option in action.option_strings}
-    for flag in FLAGS:
-        if script in flag["scripts"]:
-            for option in flag["options"]:
-                assert option in ours, option
-                default = ours[option].default
-                assert default == flag["default"] or (default, flag["default"]) in (([], None), (False, None)), option
+    for option, theirs in FLAGS.get(script, {}).items():
+        assert option in ours, option
+        default = ours[option].default
+        assert default == theirs or (default, theirs) in (([], None), (False, None)), option
 
 
 @pytest.fixture
