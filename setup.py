@@ -17,7 +17,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["library", "library.*", "networks", "networks.*"]),
-    package_data={"library": ["**/assets/**/*"]},
+    package_data={"library": ["**/assets/**/*", "util/languages/*.toml"]},
     install_requires=NEEDED,
     extras_require={
         "xformers": ["xformers"],

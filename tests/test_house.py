@@ -33,7 +33,6 @@ ROOMS: dict[str, set[str]] = {
     "save": {"data", "networks", "families", "diffusion", "config", "util"},
     "lorafile": {"networks", "families", "save", "util"},
     "report": {"sample", "save", "data", "config", "util"},
-    "dataset": {"report", "data", "families", "config", "flags", "util"},
     "preflight": {"report", "lorafile", "sample", "save", "data", "networks", "families", "optim", "config", "diffusion",
                   "flags", "util"},
     "train": {"preflight", "report", "lorafile", "sample", "save", "data", "networks", "families", "optim", "config",

@@ -121,7 +121,7 @@ def hub_login(machine: Machine, network: bool) -> dict[str, Any]:
 
 def examine_installation(machine: Machine, network: bool) -> list[Problem]:
     """Run the checks that need no training command."""
-    context = Context(flags={}, machine=machine, language=registry.language_of())
+    context = Context(flags={}, machine=machine)
     found: list[Problem] = []
     for one in registry.registered():
         if one.name in INSTALLATION:
@@ -215,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stops)
     if facts is not None:
         print_installation(facts)
-    frame.show(problems, sys.stdout, registry.language_of(), launched=False)
+    frame.show(problems, sys.stdout, launched=False)
     if not problems:
         print("\nEverything that can be checked beforehand is in order." if words else "\nThe installation is in order.")
     return int(stops)

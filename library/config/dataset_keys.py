@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from library.util.said import say
+
 GENERAL, DATASET, SUBSET = "[general]", "[[datasets]]", "[[datasets.subsets]]"
 EVERYWHERE = (GENERAL, DATASET, SUBSET)
 NOT_SUBSET = (GENERAL, DATASET)
@@ -24,7 +26,7 @@ class Key:
 
 
 def _changed(value: Any, found: Any) -> tuple[Any, str]:
-    return found, f"{value!r} is read as {found!r}"
+    return found, say("{value!r} is read as {found!r}", value=value, found=found)
 
 
 def integer(value: Any) -> tuple[Any, str]:
@@ -53,9 +55,9 @@ def real(value: Any) -> tuple[Any, str]:
 def strict_real(value: Any) -> tuple[Any, str]:
     """A number that kohya wants with a point (``0.0``); whole ones are accepted here."""
     found, note = real(value)
-    return found, note or (
-        f"{value} is accepted for {found} (kohya refuses it without the point)" if isinstance(value, int) else ""
-    )
+    if isinstance(value, int):
+        note = say("{value} is accepted for {found} (kohya refuses it without the point)", value=value, found=found)
+    return found, note
 
 
 def truth(value: Any) -> tuple[Any, str]:
@@ -101,7 +103,7 @@ def size(value: Any) -> tuple[Any, str]:
         raise ValueError("one number or [width, height]")
     found = (numbers[0], numbers[-1])
     plain = isinstance(value, list) and all(type(part) is int for part in value) and len(value) == 2
-    return found, "" if plain else f"{value!r} is read as {found[0]}x{found[1]}"
+    return found, "" if plain else say("{value!r} is read as {found[0]}x{found[1]}", value=value, found=found)
 
 
 def span(value: Any) -> tuple[Any, str]:
@@ -113,9 +115,8 @@ def span(value: Any) -> tuple[Any, str]:
         numbers = ()
     if len(numbers) != 2:
         raise ValueError("two numbers, for example [2.0, 4.0]")
-    return numbers, "" if isinstance(value, list) and all(
-        isinstance(part, float) for part in value
-    ) else f"{value!r} is read as {numbers}"
+    plain = isinstance(value, list) and all(isinstance(part, float) for part in value)
+    return numbers, "" if plain else say("{value!r} is read as {numbers}", value=value, numbers=str(numbers))
 
 
 def table(value: Any) -> tuple[Any, str]:

@@ -18,7 +18,7 @@ from library.config.run_config import DatasetPart, SubsetConfig
 from library.config.toml_text import SettingsText, read_settings
 from library.flags import Flags
 from library.util.records import Problem, UserError
-from library.util.secrets import mask
+from library.util.said import say
 
 SUBSET_FIELDS = {one.name: one for one in fields(SubsetConfig)}
 PATH_FIELDS = ("image_dir", "metadata_file", "conditioning_data_dir")
@@ -52,7 +52,7 @@ class DataReading:
 def read_parts(path: Path, flags: Flags, reading: DataReading) -> tuple[DatasetPart, ...]:
     """All data sets of a --dataset_config file; problems and notes go to ``reading``."""
     if not path.is_file():
-        reading.stop("--dataset_config", f"There is no file {path}.", _near_files(path))
+        reading.stop("--dataset_config", say("There is no file {path}.", path=path), _near_files(path))
         return ()
     try:
         text = read_settings(path)
@@ -65,8 +65,8 @@ def read_parts(path: Path, flags: Flags, reading: DataReading) -> tuple[DatasetP
             near = difflib.get_close_matches(key, ("general", "datasets"), n=1)
             reading.stop(
                 text.at(key),
-                f"There is no table {mask(key)} in a data set file.",
-                f"Did you mean {near[0]}?"
+                say("There is no table {key} in a data set file.", key=key),
+                say("Did you mean {near}?", near=near[0])
                 if near
                 else "Settings stand under [general], [[datasets]] or [[datasets.subsets]]; "
                 "flags of the training belong in --config_file.",
@@ -92,11 +92,9 @@ def _near_files(path: Path) -> str:
         [one.name for one in path.parent.iterdir() if one.suffix in (".toml", ".json")] if path.parent.is_dir() else []
     )
     close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
-    return (
-        f"Near it there is {', '.join(close)}."
-        if close
-        else "Check the path; a relative one counts from the folder in which the command runs."
-    )
+    if close:
+        return say("Near it there is {names}.", names=close)
+    return say("Check the path; a relative one counts from the folder in which the command runs.")
 
 
 def _read_table(
@@ -106,8 +104,8 @@ def _read_table(
     if not isinstance(values, Mapping):
         reading.stop(
             text.at(*keys),
-            f"{keys[-1]} is not a table.",
-            f"Write {level} on a line of its own, and its settings below.",
+            say("{key} is not a table.", key=keys[-1]),
+            say("Write {level} on a line of its own, and its settings below.", level=level),
         )
         return {}
     found: dict[str, Any] = {}
@@ -117,27 +115,32 @@ def _read_table(
             continue
         key = KEYS.get(name)
         if key is None:
-            reading.stop(where, f"There is no setting {mask(name)} in {level}.", _unknown(name))
+            reading.stop(where, say("There is no setting {name} in {level}.", name=name, level=level), _unknown(name))
         elif level not in key.tables:
-            reading.stop(where, f"{name} does not belong in {level}.", f"Move it to {' or '.join(key.tables)}.")
+            reading.stop(where, say("{name} does not belong in {level}.", name=name, level=level),
+                         say("Move it to {tables:or}.", tables=key.tables))
         elif value is None:
             continue
         else:
             try:
                 found[name], understood = key.read(value)
             except ValueError as error:
-                reading.stop(where, f"{name} = {mask(repr(value))} is not {error}.", f"Write {error}.")
+                wanted = say(str(error))
+                reading.stop(where, say("{name} = {value!r} is not {wanted}.", name=name, value=value, wanted=wanted),
+                             say("Write {wanted}.", wanted=wanted))
                 continue
             if understood:
-                reading.note(where, f"{name}: {mask(understood)}.")
+                reading.note(where, say("{name}: {understood}.", name=name, understood=understood))
     return found
 
 
 def _unknown(name: str) -> str:
     if name in ELSEWHERE:
-        return f"Here it is called {ELSEWHERE[name]}."
+        return say("Here it is called {name}.", name=ELSEWHERE[name])
     near = misspelt(name, KEYS) or next(iter(difflib.get_close_matches(name, KEYS, n=1, cutoff=0.75)), None)
-    return f"Did you mean {near}?" if near else "Remove it; settings of the training belong in --config_file."
+    if near:
+        return say("Did you mean {near}?", near=near)
+    return say("Remove it; settings of the training belong in --config_file.")
 
 
 def _read_dataset(
@@ -162,7 +165,7 @@ def _read_dataset(
     if len(modes) > 1:
         reading.stop(
             text.at(*keys),
-            f"Subsets of different kinds stand in one data set ({', '.join(sorted(modes))}).",
+            say("Subsets of different kinds stand in one data set ({names}).", names=sorted(modes)),
             "Give each kind a [[datasets]] of its own.",
         )
     return part(flags, own, general, subsets=tuple(subsets), where=text.at(*keys), reading=reading)
@@ -185,10 +188,13 @@ def _required(where: str, values: Mapping[str, Any], flags: Flags, reading: Data
         )
     if values.get("num_repeats", 1) < 1:
         reading.stop(
-            where, f"num_repeats = {values['num_repeats']} leaves no pictures.", "Give 1 or more, or remove the subset."
+            where,
+            say("num_repeats = {repeats} leaves no pictures.", repeats=values["num_repeats"]),
+            "Give 1 or more, or remove the subset.",
         )
     if values.get("probability", 1.0) < 0:
-        reading.stop(where, f"probability = {values['probability']} is below 0.", "Give 0 or more; 1 is usual.")
+        reading.stop(where, say("probability = {probability} is below 0.", probability=values["probability"]),
+                     "Give 0 or more; 1 is usual.")
 
 
 def fall_back(name: str, tables: tuple[Mapping[str, Any], ...], flags: Flags) -> Any:
@@ -278,7 +284,9 @@ def _flag_size(typed: str, reading: DataReading) -> tuple[int, int]:
         return size(int(typed) if typed.strip().isdigit() else typed)[0]
     except ValueError:
         reading.stop(
-            "--resolution", f'"{typed}" is no size.', "Write --resolution=512 or --resolution=512,768 (width,height)."
+            "--resolution",
+            say('"{typed}" is no size.', typed=typed),
+            "Write --resolution=512 or --resolution=512,768 (width,height).",
         )
         return 512, 512
 
@@ -287,32 +295,37 @@ def _check_buckets(values: dict[str, Any], where: str, chosen: set[str], reading
     """kohya's rules for bucket sizes; mends a shortest or longest side that is only the default."""
     width, height = values["resolution"]
     if min(width, height) <= 0:
-        reading.stop(where, f"resolution {width}x{height} is not above 0.", "Write for example 512,512.")
+        reading.stop(where, say("resolution {width}x{height} is not above 0.", width=width, height=height),
+                     "Write for example 512,512.")
     if values["batch_size"] < 1:
-        reading.stop(where, f"batch size {values['batch_size']} is below 1.", "Give 1 or more.")
+        reading.stop(where, say("batch size {size} is below 1.", size=values["batch_size"]), "Give 1 or more.")
     if not values["enable_bucket"] or values["bucket_no_upscale"]:
         return
     low, high = values["min_bucket_reso"], values["max_bucket_reso"]
     if values["bucket_reso_steps"] < 1:
-        reading.stop(where, f"bucket_reso_steps {values['bucket_reso_steps']} is below 1.", "64 is usual.")
+        reading.stop(where, say("bucket_reso_steps {steps} is below 1.", steps=values["bucket_reso_steps"]), "64 is usual.")
         return
     if low > min(width, height) and "min_bucket_reso" not in chosen:
         values["min_bucket_reso"] = low = min(width, height)
-        reading.note(where, f"min_bucket_reso (not given) is set to {low} to hold the resolution {width}x{height}.")
+        reading.note(where, say("min_bucket_reso (not given) is set to {low} to hold the resolution {width}x{height}.",
+                                low=low, width=width, height=height))
     if high < max(width, height) and "max_bucket_reso" not in chosen:
         values["max_bucket_reso"] = high = max(width, height)
-        reading.note(where, f"max_bucket_reso (not given) is set to {high} to hold the resolution {width}x{height}.")
+        reading.note(where, say("max_bucket_reso (not given) is set to {high} to hold the resolution {width}x{height}.",
+                                high=high, width=width, height=height))
     if low > min(width, height):
         reading.stop(
             where,
-            f"min_bucket_reso {low} is larger than the resolution's shorter side {min(width, height)}.",
-            f"Set --min_bucket_reso={min(width, height)} or less.",
+            say("min_bucket_reso {low} is larger than the resolution's shorter side {side}.", low=low, side=min(width, height)),
+            say("Set --min_bucket_reso={side} or less.", side=min(width, height)),
         )
     if high < max(width, height):
         reading.stop(
             where,
-            f"max_bucket_reso {high} is smaller than the resolution's longer side {max(width, height)}.",
-            f"Set --max_bucket_reso={max(width, height)} or more.",
+            say("max_bucket_reso {high} is smaller than the resolution's longer side {side}.",
+                high=high, side=max(width, height)),
+            say("Set --max_bucket_reso={side} or more.", side=max(width, height)),
         )
     if low > high:
-        reading.stop(where, f"min_bucket_reso {low} is larger than max_bucket_reso {high}.", "Exchange them.")
+        reading.stop(where, say("min_bucket_reso {low} is larger than max_bucket_reso {high}.", low=low, high=high),
+                     "Exchange them.")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from library.util.said import say
+
 
 @dataclass(frozen=True)
 class FrontKey:
@@ -15,7 +17,7 @@ class FrontKey:
 
 
 def _moved(flag: str, *unless: str) -> FrontKey:
-    return FrontKey(f"means {flag}", flag, (flag, *unless))
+    return FrontKey(say("means {flag}", flag=flag), flag, (flag, *unless))
 
 
 _GUI = FrontKey("a setting of the front end itself; it changes nothing in training")

@@ -11,6 +11,7 @@ from typing import Any
 
 from library.flags import BY_NAME, collect
 from library.util.records import Problem
+from library.util.said import say
 
 RENAMED = {
     "optimizer": "optimizer_type",
@@ -184,7 +185,7 @@ def _network(data: dict[str, Any], name: str, notes: list[Problem]) -> dict[str,
         notes.append(
             Problem(
                 name,
-                f'LoRA_type "{kind}" is not known.',
+                say('LoRA_type "{kind}" is not known.', kind=kind),
                 "networks.lora is used; give --network_module to choose another.",
                 "warn",
                 "settings",
@@ -235,7 +236,7 @@ def _additional(text: str, name: str, notes: list[Problem]) -> dict[str, Any]:
         return {}
     flags, problems = collect(shlex.split(text.replace("\\", "\\\\")))
     notes += [
-        Problem(name, f"additional_parameters: {one.where} {one.what}", one.remedy, "warn", "settings")
+        Problem(name, say("additional_parameters: {where} {what}", where=one.where, what=one.what), one.remedy, "warn", "settings")
         for one in problems
     ]
     return {key: flags[key] for key in flags.origins}

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from library.util.records import Problem
-from library.util.secrets import mask
+from library.util.said import say
 
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 _NAME = re.compile(r"^[A-Za-z_][\w.\-]*$")
@@ -24,8 +24,8 @@ def as_strings(flag: str, words: Iterable[str] | None, problems: list[Problem]) 
             problems.append(
                 Problem(
                     f"--{flag}",
-                    f'"{mask(word)}" cannot be read.',
-                    f"Write name=value, for example --{flag} {_EXAMPLES[flag]}.",
+                    say('"{word}" cannot be read.', word=word),
+                    say("Write name=value, for example --{flag} {example}.", flag=flag, example=_EXAMPLES[flag]),
                     check="settings",
                 )
             )
@@ -51,7 +51,7 @@ def as_values(flag: str, words: Iterable[str] | None, problems: list[Problem]) -
             problems.append(
                 Problem(
                     f"--{flag}",
-                    f"the value of {name} cannot be read: {mask(value)}.",
+                    say("the value of {name} cannot be read: {value}.", name=name, value=value),
                     "Write a number, true, false, a word, or numbers with commas between them.",
                     check="settings",
                 )

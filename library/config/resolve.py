@@ -16,6 +16,7 @@ from library.families import registry
 from library.families.interface import Family
 from library.flags import Flags, flags_of
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def resolve(flags: Flags, detect: Detect, family_of: FamilyOf = registry.get) ->
     seed = flags["seed"] if flags["seed"] is not None else random.SystemRandom().randrange(2**32)
     if flags["seed"] is None:
         found.append(
-            Problem("--seed", f"None is given; {seed} was drawn.", "Give it to repeat this run.", "note", "settings")
+            Problem("--seed", say("None is given; {seed} was drawn.", seed=seed), "Give it to repeat this run.", "note", "settings")
         )
         origins["seed"] = "drawn"
     found += _announcements(flags)
@@ -116,7 +117,7 @@ def _model(
             found.append(
                 Problem(
                     f"--{name}",
-                    f"It does not exist for {family.SPEC.title}, which the base model is.",
+                    say("It does not exist for {title}, which the base model is.", title=family.SPEC.title),
                     "Leave it out, or check that the base model is the one you meant.",
                     check="settings",
                 )
@@ -191,11 +192,12 @@ def _check_subsets(flags: Flags, config: DatasetConfig, reading: DataReading) ->
         if subset is None:
             continue
         name = str(subset.image_dir or subset.metadata_file or "")
-        place = f" in subset {name}" if name else ""
+        place = say(" in subset {name}", name=name) if name else ""
         if caches_latents and not config.folder_mode:
             for option in ("color_aug", "random_crop"):
                 if getattr(subset, option):
-                    reading.stop("--cache_latents", f"It cannot go with {option}{place}.", "Remove one of the two.")
+                    reading.stop("--cache_latents", say("It cannot go with {option}{place}.", option=option, place=place),
+                                 "Remove one of the two.")
         moving = [
             option
             for option in ("shuffle_caption", "caption_dropout_rate", "token_warmup_step", "caption_tag_dropout_rate")
@@ -204,22 +206,22 @@ def _check_subsets(flags: Flags, config: DatasetConfig, reading: DataReading) ->
         if caches_text and moving:
             reading.stop(
                 "--cache_text_encoder_outputs",
-                f"It needs captions that never change, but {' and '.join(moving)} "
-                f"{'is' if len(moving) == 1 else 'are'} on{place}.",
+                say("It needs captions that never change, but these are on{place}: {moving}.", moving=moving, place=place),
                 "Remove one of the two.",
             )
         if subset.token_warmup_min < 1 or subset.token_warmup_step < 0:
             reading.stop(
                 "token_warmup",
-                f"token_warmup_min {subset.token_warmup_min}, token_warmup_step {subset.token_warmup_step}{place} "
-                "make no sense.",
+                say("token_warmup_min {token_warmup_min}, token_warmup_step {token_warmup_step}{place} make no sense.",
+                    token_warmup_min=subset.token_warmup_min, token_warmup_step=subset.token_warmup_step, place=place),
                 "token_warmup_min is 1 or more, token_warmup_step 0 or more.",
             )
         for option in ("caption_dropout_rate", "caption_tag_dropout_rate"):
             if not config.folder_mode and not 0 <= getattr(subset, option) <= 1:
                 reading.stop(
                     "--dataset_config",
-                    f"{option} = {getattr(subset, option)}{place} makes no sense.",
+                    say("{option} = {value}{place} makes no sense.",
+                        option=option, value=getattr(subset, option), place=place),
                     "Give a number between 0 and 1.",
                 )
 
@@ -251,8 +253,8 @@ def _against_model(flags: Flags, model: ModelConfig, family: Family, data: Datas
         found.append(
             Problem(
                 "--save_format",
-                f"{flags['save_format']} does not exist for {family.SPEC.title}.",
-                f"Use --save_format={' or '.join(formats)}.",
+                say("{save_format} does not exist for {title}.", save_format=flags['save_format'], title=family.SPEC.title),
+                say("Use --save_format={formats:or}.", formats=formats),
                 check="settings",
             )
         )
@@ -262,8 +264,9 @@ def _against_model(flags: Flags, model: ModelConfig, family: Family, data: Datas
             found.append(
                 Problem(
                     "--bucket_reso_steps",
-                    f"It is {one.bucket_reso_steps}; {family.SPEC.title} needs a multiple of {step}.",
-                    f"Set --bucket_reso_steps={step}.",
+                    say("It is {bucket_reso_steps}; {title} needs a multiple of {step}.",
+                        bucket_reso_steps=one.bucket_reso_steps, title=family.SPEC.title, step=step),
+                    say("Set --bucket_reso_steps={step}.", step=step),
                     check="settings",
                 )
             )
@@ -277,7 +280,7 @@ def _announcements(flags: Flags) -> list[Problem]:
         found.append(
             Problem(
                 "--network_module",
-                f"It is not given; {sections.DEFAULT_MODULE} is used.",
+                say("It is not given; {default_module} is used.", default_module=sections.DEFAULT_MODULE),
                 "Give it to choose another adapter.",
                 "note",
                 "settings",
@@ -287,7 +290,8 @@ def _announcements(flags: Flags) -> list[Problem]:
         found.append(
             Problem(
                 "--max_train_steps",
-                f"Neither it nor --max_train_epochs is given; the default of {flags['max_train_steps']} steps holds.",
+                say("Neither it nor --max_train_epochs is given; the default of {max_train_steps} steps holds.",
+                    max_train_steps=flags['max_train_steps']),
                 "Give one of them.",
                 "note",
                 "settings",

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from string import Formatter
 
 from library.flags import Flags, flags_of
 from library.util.records import Problem, Severity
+from library.util.said import say
 
 
 @dataclass(frozen=True)
@@ -337,24 +339,19 @@ def judge(flags: Flags) -> Iterator[Problem]:
     yield from _ranges(flags)
     for rule in RULES:
         if rule.broken(flags):
-            yield Problem(rule.where, rule.what.format_map(_Shown(flags)), rule.remedy, rule.severity, "settings")
+            yield Problem(rule.where, say(rule.what, **_shown(rule.what, flags)), rule.remedy, rule.severity, "settings")
     for name in flags.changed():
         served = flags_of(flags.script)[name].served
         if served.kind == "stops":
             yield Problem(f"--{name}", "It cannot be honoured here.", served.text, check="settings")
         elif served.kind == "otherwise":
-            yield Problem(f"--{name}", f"It {served.text}", "", "note", "settings")
+            yield Problem(f"--{name}", say("It {text}", text=say(served.text)), "", "note", "settings")
 
 
-class _Shown(dict):
-    """Values for a message, as they may be shown."""
-
-    def __init__(self, flags: Flags):
-        super().__init__()
-        self.flags = flags
-
-    def __missing__(self, name: str) -> str:
-        return "not given" if self.flags[name] is None else str(self.flags[name])
+def _shown(template: str, flags: Flags) -> dict[str, str]:
+    """The values that a message names, as they may be shown."""
+    names = [name for _, name, _, _ in Formatter().parse(template) if name]
+    return {name: say("not given") if flags[name] is None else str(flags[name]) for name in names}
 
 
 def _ranges(flags: Flags) -> Iterator[Problem]:
@@ -367,7 +364,8 @@ def _ranges(flags: Flags) -> Iterator[Problem]:
             value = flags.maybe(name)
             if value is None or (value == 0 and name in ZERO_IS_OFF) or fits(value):
                 continue
-            yield Problem(f"--{name}", f"{value} makes no sense.", f"Give {words}.", check="settings")
+            yield Problem(f"--{name}", say("{value} makes no sense.", value=value), say("Give {words}.", words=say(words)),
+                          check="settings")
     for rate in flags["text_encoder_lr"] or []:
         if rate < 0:
-            yield Problem("--text_encoder_lr", f"{rate} makes no sense.", "Give 0 or more.", check="settings")
+            yield Problem("--text_encoder_lr", say("{rate} makes no sense.", rate=rate), "Give 0 or more.", check="settings")

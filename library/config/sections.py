@@ -24,6 +24,7 @@ from library.config.run_config import (
 )
 from library.flags import Flags
 from library.util.records import Problem
+from library.util.said import say
 
 ATTENTION = {"torch": "sdpa", "sdpa": "sdpa", "xformers": "xformers", "flash": "flash", "sageattn": "sdpa"}
 PRECISIONS = {None: None, "float": "fp32", "fp16": "fp16", "bf16": "bf16"}
@@ -117,7 +118,7 @@ def _steps(flags: Flags, name: str, problems: list[Problem]) -> int | float:
         problems.append(
             Problem(
                 f"--{name}",
-                f"It is {value}: neither a number of steps nor a part of all steps.",
+                say("It is {value}: neither a number of steps nor a part of all steps.", value=value),
                 "Write 100, 0.05 or 5%.",
                 check="settings",
             )

@@ -26,6 +26,7 @@ from library.flags.elsewhere import OTHER_SCRIPTS
 from library.flags.scripts import NETWORK
 from library.flags.table import scripts_with
 from library.util.records import Problem, UserError
+from library.util.said import say
 from library.util.secrets import has_secret, mask
 
 NEVER_WRITTEN = ("config_file", "output_config")
@@ -87,14 +88,14 @@ def config_path(typed: str) -> Path:
         path = path.with_name(path.name + ".toml")
     if path.is_file():
         return path
-    remedy = "Check the path; a relative one counts from the folder in which the command runs."
+    remedy = say("Check the path; a relative one counts from the folder in which the command runs.")
     if not path.parent.is_dir():
-        remedy = f"The folder {path.parent} does not exist either. {remedy}"
+        remedy = say("The folder {folder} does not exist either. {remedy}", folder=path.parent, remedy=remedy)
     else:
         names = [one.name for one in path.parent.iterdir() if one.suffix.lower() in (".toml", ".json")]
         close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
-        remedy = f"Near it there is {', '.join(close)}." if close else remedy
-    raise UserError(Problem("--config_file", f"There is no file {path}.", remedy, check="settings"))
+        remedy = say("Near it there is {names}.", names=close) if close else remedy
+    raise UserError(Problem("--config_file", say("There is no file {path}.", path=path), remedy, check="settings"))
 
 
 def merge_file(flags: Flags, path: Path) -> tuple[Flags, list[Problem]]:
@@ -114,7 +115,7 @@ def merge_file(flags: Flags, path: Path) -> tuple[Flags, list[Problem]]:
         else:
             unknown.append(entry)
     if empty:
-        reading.note(path.name, f"Empty values count as not given: {', '.join(empty)}.", "")
+        reading.note(path.name, say("Empty values count as not given: {empty}.", empty=empty), "")
     typed = {name: flags[name] for name in flags.origins}
     _mend_front_keys(front, reading, typed)
     _judge_unknown(unknown, reading)
@@ -127,7 +128,9 @@ def _entries(text: SettingsText, reading: FileReading) -> list[Entry]:
     """All keys of all tables, flattened; a later one of the same name replaces an earlier one."""
     if "datasets" in text.data or (isinstance(text.data.get("general"), dict) and "subsets" in text.data["general"]):
         reading.stop(
-            text.at("datasets"), "This file describes data sets.", f"Give it with --dataset_config {text.path.name}."
+            text.at("datasets"),
+            "This file describes data sets.",
+            say("Give it with --dataset_config {name}.", name=text.path.name),
         )
         return []
     found: dict[str, Entry] = {}
@@ -150,14 +153,14 @@ def _read_entry(entry: Entry, reading: FileReading, empty: list[str]) -> None:
         value, understood = understand(flag, entry.value)
     except NotUnderstood as error:
         what, remedy = error.args
-        reading.stop(entry.where, f"{entry.key}: {what}.", remedy)
+        reading.stop(entry.where, say("{key}: {what}.", key=entry.key, what=what), remedy)
         return
     if value is UNSET:
         if entry.value != flag.default:
             empty.append(entry.key)
         return
     if understood:
-        reading.note(entry.where, f"{entry.key}: {understood}.", "")
+        reading.note(entry.where, say("{key}: {understood}.", key=entry.key, understood=understood), "")
     reading.values[entry.key] = value
     reading.origins[entry.key] = entry.where
 
@@ -169,17 +172,17 @@ def _mend_front_keys(entries: list[Entry], reading: FileReading, typed: dict[str
         meaning = FRONT_KEYS[entry.key]
         taken = [name for name in meaning.unless if name in reading.values or name in typed]
         if not meaning.flag:
-            reading.note(entry.where, f"{entry.key}: {meaning.text}.", "")
+            reading.note(entry.where, say("{key}: {text}.", key=entry.key, text=say(meaning.text)), "")
         elif entry.key in NETWORK_ARGS_KEYS:
             _into_network_args(entry, reading, typed)
         elif not entry.value or (entry.key in rates and entry.key != next(iter(rates))):
             continue
         elif meaning.flag == "lr_warmup_steps" and _constant_rate(reading, typed):
-            reading.note(entry.where, f"{entry.key} is left aside: a constant learning rate has no warm-up.", "")
+            reading.note(entry.where, say("{key} is left aside: a constant learning rate has no warm-up.", key=entry.key), "")
         elif taken:
             reading.note(
                 entry.where,
-                f"{entry.key} is left aside: it {meaning.text}; given is {', '.join(taken)}.",
+                say("{key} is left aside: it {text}; given is {taken}.", key=entry.key, text=say(meaning.text), taken=taken),
                 "",
             )
         elif entry.key in rates:
@@ -201,9 +204,9 @@ def _move(entry: Entry, name: str, reading: FileReading) -> None:
     try:
         value, _ = understand(flags_of(reading.script)[name], entry.value)
     except NotUnderstood as error:
-        reading.stop(entry.where, f"{entry.key}: {error.args[0]}.", error.args[1])
+        reading.stop(entry.where, say("{key}: {what}.", key=entry.key, what=error.args[0]), error.args[1])
         return
-    reading.note(entry.where, f"{entry.key} is read as {name} = {value}.", "")
+    reading.note(entry.where, say("{key} is read as {name} = {value}.", key=entry.key, name=name, value=value), "")
     reading.values[name] = value
     reading.origins[name] = entry.where
 
@@ -215,7 +218,7 @@ def _into_network_args(entry: Entry, reading: FileReading, typed: dict[str, Any]
         return
     reading.values["network_args"] = [*args, f"{entry.key}={entry.value}"]
     reading.origins.setdefault("network_args", entry.where)
-    reading.note(entry.where, f"{entry.key} is read as network_args {entry.key}={entry.value}.", "")
+    reading.note(entry.where, say("{key} is read as network_args {key}={value}.", key=entry.key, value=entry.value), "")
 
 
 def _judge_unknown(entries: list[Entry], reading: FileReading) -> None:
@@ -226,13 +229,13 @@ def _judge_unknown(entries: list[Entry], reading: FileReading) -> None:
         scripts = scripts_with(entry.key) or ((OTHER_SCRIPTS[entry.key],) if entry.key in OTHER_SCRIPTS else ())
         near = None if scripts else misspelt(entry.key, known)
         if near:
-            reading.stop(entry.where, f"There is no setting {mask(entry.key)}.", f"Did you mean {near}?")
+            reading.stop(entry.where, say("There is no setting {key}.", key=entry.key), say("Did you mean {near}?", near=near))
         else:
             left.append(f"{mask(entry.key)} ({', '.join(scripts)})" if scripts else mask(entry.key))
     if left:
         reading.note(
             reading.text.path.name,
-            f"Settings that {reading.script} does not have are left aside: {', '.join(left)}.",
+            say("Settings that {script} does not have are left aside: {left}.", script=reading.script, left=left),
             "Remove them, or check their names.",
             "warn",
         )
@@ -252,7 +255,7 @@ def _write_and_exit(flags: Flags) -> None:
         raise UserError(
             Problem(
                 "--output_config",
-                f"{path} exists already and is not overwritten.",
+                say("{path} exists already and is not overwritten.", path=path),
                 "Choose another name with --config_file, or remove that file.",
                 check="settings",
             )

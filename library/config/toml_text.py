@@ -18,7 +18,7 @@ from typing import Any
 from library.flags.hidden import shown
 from library.flags.table import BY_NAME
 from library.util.records import Problem, UserError
-from library.util.secrets import mask
+from library.util.said import say
 
 KeyPath = tuple[str | int, ...]
 PATH_KEYS = frozenset(
@@ -83,7 +83,7 @@ def decode(path: Path) -> tuple[str, list[Problem]]:
         raise UserError(
             Problem(
                 str(path),
-                f"It cannot be read: {error.strerror}.",
+                say("It cannot be read: {strerror}.", strerror=error.strerror),
                 "Check the path and the permissions.",
                 check="settings",
             )
@@ -102,7 +102,7 @@ def decode(path: Path) -> tuple[str, list[Problem]]:
         return text, [
             Problem(
                 path.name,
-                f"It is not UTF-8 and was read as {encoding}.",
+                say("It is not UTF-8 and was read as {encoding}.", encoding=encoding),
                 "Save it as UTF-8 to be safe.",
                 "warn",
                 "settings",
@@ -120,7 +120,7 @@ def _load_json(path: Path, text: str) -> dict[str, Any]:
         raise UserError(
             Problem(
                 f"{path.name}:{error.lineno}",
-                f"It is not valid JSON: {error.msg}.",
+                say("It is not valid JSON: {msg}.", msg=error.msg),
                 "Write paths with / or double every backslash; the last entry has no comma.",
                 check="settings",
             )
@@ -129,7 +129,7 @@ def _load_json(path: Path, text: str) -> dict[str, Any]:
         raise UserError(
             Problem(
                 path.name,
-                f"It holds a {type(data).__name__}, not settings by name.",
+                say("It holds a {name}, not settings by name.", name=type(data).__name__),
                 "A settings file is one { ... }.",
                 check="settings",
             )
@@ -153,7 +153,8 @@ def _mend_paths(path: Path, text: str) -> tuple[str, list[Problem]]:
             notes.append(
                 Problem(
                     f"{path.name}:{index + 1}",
-                    f"Backslashes in double quotes mean something else in TOML; this is read as {mask(mended.strip())}",
+                    say("Backslashes in double quotes mean something else in TOML; this is read as {mended}",
+                        mended=mended.strip()),
                     "Write / or single quotes.",
                     "warn",
                     "settings",
@@ -217,7 +218,9 @@ def diagnose(path: Path, text: str, message: str) -> list[Problem]:
     return [
         Problem(
             where,
-            f"It is not valid TOML: {message}" + (f" in: {mask(line)}" if line else "") + ".",
+            say("It is not valid TOML: {message} in: {line}.", message=message, line=line)
+            if line
+            else say("It is not valid TOML: {message}.", message=message),
             "One setting a line: name = value; text in quotes, true and false in small letters.",
             check="settings",
         )
@@ -239,24 +242,28 @@ def _suspects(text: str) -> Iterator[tuple[int, str, str]]:
         if (table, key) in seen:
             yield (
                 number,
-                f"{key} stands here a second time (first in line {seen[table, key]})",
+                say("{key} stands here a second time (first in line {line})", key=key, line=seen[table, key]),
                 "Keep one of the two lines.",
             )
         seen[table, key] = number
         if value in _WORDS:
-            yield number, f"{key} = {value} is not TOML", f"Write {key} = {_WORDS[value]}."
+            yield number, say("{key} = {value} is not TOML", key=key, value=value), _write(key, _WORDS[value])
         elif value.startswith('"') and (value.count('"') == 1 or value.endswith('\\"')) and not value.startswith('"""'):
             yield (
                 number,
-                f"The quotes of {key} do not close: {seen_value}",
-                f"Write {key} = '...' in single quotes, without a backslash at the end.",
+                say("The quotes of {key} do not close: {value}", key=key, value=seen_value),
+                say("Write {key} = '...' in single quotes, without a backslash at the end.", key=key),
             )
         elif re.match(r"^[A-Za-z_./\\~<$%]", value) and value not in ("true", "false", "inf", "nan"):
-            yield number, f"{key} = {seen_value} has no quotes", f"Write {key} = '{seen_value}'."
+            yield number, say("{key} = {value} has no quotes", key=key, value=seen_value), _write(key, f"'{seen_value}'")
         elif re.match(r"^\d+(\.\d+)?\s*[,%x]\s*\d*$", value):
-            yield number, f"{key} = {value} has no quotes", f'Write {key} = "{value}".'
+            yield number, say("{key} = {value} has no quotes", key=key, value=value), _write(key, f'"{value}"')
         elif not value:
-            yield number, f"{key} has no value", "Give it one, or leave the line out."
+            yield number, say("{key} has no value", key=key), "Give it one, or leave the line out."
+
+
+def _write(key: str, value: str) -> str:
+    return say("Write {key} = {value}.", key=key, value=value)
 
 
 def _control_characters(found: SettingsText, table: Any, keys: KeyPath = ()) -> Iterator[Problem]:
@@ -272,8 +279,8 @@ def _control_characters(found: SettingsText, table: Any, keys: KeyPath = ()) -> 
         ):
             yield Problem(
                 found.at(*keys, key),
-                f"The path {value!r} contains control characters: a backslash in double quotes was "
-                "taken for a line break or a tab.",
+                say("The path {value!r} contains control characters: a backslash in double quotes was taken for a line "
+                    "break or a tab.", value=value),
                 "Write it with / or in single quotes.",
                 check="settings",
             )

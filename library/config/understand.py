@@ -9,6 +9,7 @@ from typing import Any
 
 from library.flags.convert import NotUnderstood, convert
 from library.flags.flag import Flag, Number, boolean
+from library.util.said import say
 from library.util.secrets import mask
 
 UNSET = object()
@@ -27,7 +28,7 @@ def understand(flag: Flag, value: Any) -> tuple[Any, str]:
     if isinstance(value, list):
         return _single(flag, value)
     if isinstance(value, dict):
-        raise NotUnderstood("is a table where one value is expected", f"Write {flag.name} = value.")
+        raise NotUnderstood("is a table where one value is expected", say("Write {name} = value.", name=flag.name))
     if flag.is_switch:
         return _switch(value)
     return _scalar(flag, value)
@@ -41,18 +42,18 @@ def _switch(value: Any) -> tuple[bool, str]:
     if isinstance(value, bool):
         return value, ""
     if isinstance(value, int | float) and value in (0, 1):
-        return bool(value), f"{value} is read as {str(bool(value)).lower()}"
+        return bool(value), _read(value, str(bool(value)).lower())
     try:
         found = boolean(str(value))
     except ValueError:
-        raise NotUnderstood(f'"{mask(str(value))}" is neither true nor false', "Write true or false.") from None
-    return found, f'"{value}" is read as {str(found).lower()}'
+        raise NotUnderstood(say('"{value}" is neither true nor false', value=value), "Write true or false.") from None
+    return found, _read(f'"{value}"', str(found).lower())
 
 
 def _scalar(flag: Flag, value: Any) -> tuple[Any, str]:
     text = str(value).lower() if isinstance(value, bool) else str(value)
     if isinstance(value, bool) and flag.type in (int, float, Number):
-        raise NotUnderstood(f"is {text} where a number is expected", "Write a number.")
+        raise NotUnderstood(say("is {text} where a number is expected", text=text), "Write a number.")
     found = convert(flag, text)
     as_typed = flag.type in (str, Path) and str(found) == text
     if as_typed or (
@@ -60,38 +61,42 @@ def _scalar(flag: Flag, value: Any) -> tuple[Any, str]:
     ):
         return found, ""
     chosen = found != flag.default or text == str(found) or isinstance(value, float)
-    meaning = _shown(flag, found) if chosen else "the default"
-    return found, f"{_quoted(value)} is read as {meaning}"
+    return found, _read(_quoted(value), _shown(flag, found) if chosen else say("the default"))
 
 
 def _quoted(value: Any) -> str:
     return f'"{mask(value)}"' if isinstance(value, str) else str(value)
 
 
+def _read(value: Any, meaning: str) -> str:
+    return say("{value} is read as {meaning}", value=value, meaning=meaning)
+
+
 def _single(flag: Flag, values: list[Any]) -> tuple[Any, str]:
     """A list for a flag that takes one value: fine for sizes and ranges, and for a list of one."""
     if flag.name in ("resolution", "face_crop_aug_range") and values:
         text = ",".join(str(value) for value in values)
-        return text, f'{values} is read as "{text}"'
+        return text, _read(str(values), f'"{text}"')
     if len(values) == 1:
         found, _ = understand(flag, values[0])
-        return found, f"a list of one is read as {_shown(flag, found)}"
+        return found, say("a list of one is read as {meaning}", meaning=_shown(flag, found))
     if not values:
         return UNSET, ""
-    raise NotUnderstood(f"is a list of {len(values)} where one value is expected", f"Write {flag.name} = value.")
+    raise NotUnderstood(say("is a list of {count} where one value is expected", count=len(values)), say("Write {name} = value.",
+                                                                                       name=flag.name))
 
 
 def _many(flag: Flag, value: Any) -> tuple[Any, str]:
     note = ""
     if isinstance(value, dict):
         value = [f"{name}={setting}" for name, setting in value.items()]
-        note = f"a table is read as {value}"
+        note = say("a table is read as {value}", value=str(value))
     elif isinstance(value, str):
         value = _listed(value)
-        note = f"one text is read as the list {mask(str(value))}"
+        note = say("one text is read as the list {value}", value=str(value))
     elif not isinstance(value, list):
         value = [value]
-        note = f"a single value is read as the list {value}"
+        note = say("a single value is read as the list {value}", value=str(value))
     return [convert(flag, str(part)) for part in value if part is not None and str(part) != ""], note
 
 
@@ -102,7 +107,7 @@ def _listed(text: str) -> list[Any]:
             found = ast.literal_eval(text.strip())
         except (ValueError, SyntaxError):
             raise NotUnderstood(
-                f"cannot be read as a list: {mask(text)}", 'Write ["name=value", "name=value"].'
+                say("cannot be read as a list: {text}", text=text), 'Write ["name=value", "name=value"].'
             ) from None
         return list(found)
     if "=" not in text:

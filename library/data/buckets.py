@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 Size = tuple[int, int]
 """(width, height) in pixels."""
@@ -65,8 +66,9 @@ class BucketRules:
             resized = _cover(size, bucket)
         if 0 in bucket:
             raise UserError(Problem(
-                "--bucket_no_upscale", f"a picture of {size[0]}x{size[1]} is smaller than one bucket step "
-                f"({self.step}) once it fits {self.resolution[0]}x{self.resolution[1]}.",
+                "--bucket_no_upscale",
+                say("a picture of {size[0]}x{size[1]} is smaller than one bucket step ({step}) once "
+                    "it fits {resolution[0]}x{resolution[1]}.", size=size, step=self.step, resolution=self.resolution),
                 "Remove it, make it larger, or lower --bucket_reso_steps."))
         return Placement(bucket, resized, bucket[0] / bucket[1] - ratio)
 
@@ -113,19 +115,23 @@ def whole_steps(rules: BucketRules) -> tuple[BucketRules, list[Problem]]:
     problems = []
     if min(rules.resolution) < rules.step:
         width, height = rules.resolution
-        problems.append(Problem("--resolution", f"{width}x{height} is smaller than one bucket step ({rules.step}).",
-                                f"Give {rules.step} or more, or leave out --enable_bucket."))
+        problems.append(Problem("--resolution", say("{width}x{height} is smaller than one bucket step ({step}).",
+                                                    width=width, height=height, step=rules.step),
+                                say("Give {step} or more, or leave out --enable_bucket.", step=rules.step)))
         rules = replace(rules, resolution=(max(width, rules.step), max(height, rules.step)))
     for flag, given, used in (("--min_bucket_reso", rules.min_side, low), ("--max_bucket_reso", rules.max_side, high)):
         if given != used:
-            problems.append(Problem(flag, f"{given} is no multiple of --bucket_reso_steps {rules.step}; {used} is used.",
-                                    f"Write {used}.", "note"))
+            problems.append(Problem(flag, say("{given} is no multiple of --bucket_reso_steps {step}; {used} is used.",
+                                              given=given, step=rules.step, used=used),
+                                    say("Write {used}.", used=used), "note"))
     if low > min(rules.resolution):
-        problems.append(Problem("--min_bucket_reso", f"{low} is larger than the resolution "
-                                f"{rules.resolution[0]}x{rules.resolution[1]}.", f"Give {min(rules.resolution)} or less."))
+        problems.append(Problem("--min_bucket_reso", say("{low} is larger than the resolution {resolution[0]}x{resolution[1]}.",
+                                                         low=low, resolution=rules.resolution),
+                                say("Give {side} or less.", side=min(rules.resolution))))
     if high < max(rules.resolution):
-        problems.append(Problem("--max_bucket_reso", f"{high} is smaller than the resolution "
-                                f"{rules.resolution[0]}x{rules.resolution[1]}.", f"Give {max(rules.resolution)} or more."))
+        problems.append(Problem("--max_bucket_reso", say("{high} is smaller than the resolution {resolution[0]}x{resolution[1]}.",
+                                                         high=high, resolution=rules.resolution),
+                                say("Give {side} or more.", side=max(rules.resolution))))
     return replace(rules, min_side=low, max_side=high), problems
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from library.util.records import EncodeImage, Problem, UserError
+from library.util.said import say
 
 from . import images
 from .picture import Prepared, Reading, prepare
@@ -91,7 +92,7 @@ class LatentCache:
         try:
             return _loaded(item, self.options)
         except BROKEN as error:
-            raise UserError(Problem(str(item.latents_file), f"the cached latents cannot be read: {error}.",
+            raise UserError(Problem(str(item.latents_file), say("the cached latents cannot be read: {error}.", error=error),
                                     "Start again; the file will be made anew.")) from error
 
 
@@ -124,7 +125,8 @@ def _check_names(items: list[Item]) -> None:
         assert item.latents_file is not None
         owner = owners.setdefault(item.latents_file, item.path)
         if owner != item.path:
-            raise UserError(Problem(str(item.path), f"it shares its cache file {item.latents_file.name} with {owner.name}.",
+            raise UserError(Problem(str(item.path), say("it shares its cache file {name} with {other}.",
+                                                        name=item.latents_file.name, other=owner.name),
                                     "Rename one of the two pictures."))
 
 
@@ -275,7 +277,8 @@ def write_npz(file: Path, arrays: dict[str, Any]) -> None:
         os.replace(partial, file)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise UserError(Problem(str(file.parent), f"the cache {file.name} cannot be written: {error}.",
+        raise UserError(Problem(str(file.parent), say("the cache {name} cannot be written: {error}.",
+                                                      name=file.name, error=error),
                                 "Caches lie beside the pictures: make the folder writable, free some space, or use "
                                 "--cache_latents without _to_disk.")) from error
 

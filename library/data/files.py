@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from library.util.said import say
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -131,11 +133,11 @@ def read_header(path: Path, upright: bool = True) -> Header:
             turned = upright and orientation >= 5
             return Header(image.size[::-1] if turned else image.size, image.mode, orientation)
     except UnidentifiedImageError:
-        return Header(None, fault=f"is no picture that can be read{_what_else(path)}")
+        return Header(None, fault=_what_else(path))
     except Image.DecompressionBombError:
-        return Header(None, fault="has more pixels than a picture may have (178 million)")
+        return Header(None, fault=say("has more pixels than a picture may have (178 million)"))
     except UNREADABLE as error:
-        return Header(None, fault=f"cannot be read ({error})")
+        return Header(None, fault=say("cannot be read ({error})", error=error))
 
 
 def _what_else(path: Path) -> str:
@@ -143,12 +145,12 @@ def _what_else(path: Path) -> str:
     with path.open("rb") as file:
         start = file.read(256)
     if not start:
-        return ": it is empty"
+        return say("is empty")
     if b"<html" in start.lower() or b"<!doctype" in start.lower():
-        return ": it is a web page saved under a picture's name"
+        return say("is no picture but a web page saved under a picture's name")
     if start.startswith(b"version https://git-lfs"):
-        return ": it is a Git LFS pointer, the picture itself was not fetched"
-    return ""
+        return say("is a Git LFS pointer; the picture itself was not fetched")
+    return say("is no picture that can be read")
 
 
 def caption_names(image: Path, extension: str) -> Iterator[str]:

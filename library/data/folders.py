@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from library.config.run_config import DatasetConfig, DatasetPart, SubsetConfig
+from library.util.said import say
 
 from . import files
 from .found import Found, listed, nearest_existing
@@ -34,8 +35,8 @@ def _with_strengths(subsets: list[SubsetConfig], found: Found) -> list[SubsetCon
     given = [subset for subset in subsets if subset.slider_strength is not None]
     if not given:
         return subsets
-    names = listed(f"{subset.image_dir.name} trains at {subset.slider_strength:+g}" for subset in given if subset.image_dir)
-    found.note("--train_data_dir", f"slider strengths are in the folders' names: {names}.",
+    names = listed(f"{subset.image_dir.name} ({subset.slider_strength:+g})" for subset in given if subset.image_dir)
+    found.note("--train_data_dir", say("slider strengths are in the folders' names: {names}.", names=names),
                "Rename a folder if its s+... or s-... was not meant so.")
     return [replace(subset, slider_strength=0.0) if subset.slider_strength is None and not subset.is_reg else subset
             for subset in subsets]
@@ -54,13 +55,15 @@ def _without_doubles(part: DatasetPart, found: Found) -> DatasetPart:
 
 def _numbered(folder: Path, flag: str, template: SubsetConfig, keep_order: bool, found: Found) -> list[SubsetConfig]:
     if not folder.is_dir():
-        found.stop(flag, f'"{folder}" is {"a file" if folder.exists() else "not there"}.', nearest_existing(folder))
+        what = '"{folder}" is a file.' if folder.exists() else '"{folder}" is not there.'
+        found.stop(flag, say(what, folder=folder), nearest_existing(folder))
         return []
     numbered, others = files.numbered_folders(folder, keep_order)
     used = [one for one in numbered if one.repeats >= 1]
     unused = [one for one in numbered if one.repeats < 1]
     if unused:
-        found.warn(flag, f"folders with fewer than one repeat are left out: {listed(one.path.name for one in unused)}.",
+        found.warn(flag, say("folders with fewer than one repeat are left out: {listed}.",
+                             listed=listed(one.path.name for one in unused)),
                    "Give them a number from 1 if they shall be used.")
     if not used:
         _judge_folder(folder, flag, others, found)
@@ -75,11 +78,12 @@ def _judge_leftovers(folder: Path, flag: str, others: list[Path], found: Found) 
     with_pictures = [path for path in others if files.pictures(path)]
     if with_pictures:
         name = with_pictures[0].name
-        found.warn(flag, f"folders without a number are left out: {listed(path.name for path in with_pictures)}.",
-                   f'Rename "{name}" to "1_{name}" (the number is how often each picture is repeated).')
+        found.warn(flag, say("folders without a number are left out: {listed}.",
+                             listed=listed(path.name for path in with_pictures)),
+                   say('Rename "{name}" to "1_{name}" (the number is how often each picture is repeated).', name=name))
     loose = files.pictures(folder)
     if loose:
-        found.warn(flag, f'{len(loose)} pictures lie directly in "{folder}" and are left out.',
+        found.warn(flag, say('{count} pictures lie directly in "{folder}" and are left out.', count=len(loose), folder=folder),
                    "Put them into one of the numbered folders, or remove them.")
 
 
@@ -87,27 +91,29 @@ def _judge_folder(folder: Path, flag: str, others: list[Path], found: Found) -> 
     """Say why a folder gave no subset: one level too deep, without numbers, too high, or empty."""
     if files.pictures(folder):
         if folder.name.partition("_")[0].isdecimal():
-            found.stop(flag, f'"{folder}" is one level too deep: the pictures lie directly in it.',
-                       f'Give the folder above it: {flag}="{folder.parent}".')
+            found.stop(flag, say('"{folder}" is one level too deep: the pictures lie directly in it.', folder=folder),
+                       say('Give the folder above it: {flag}="{parent}".', flag=flag, parent=folder.parent))
         else:
-            found.stop(flag, f'the pictures lie directly in "{folder}", not in a folder with a number of repeats.',
-                       f'Put them into "{folder / f"10_{folder.name}"}" (the number is how often each is repeated) and keep '
-                       f'{flag}="{folder}".')
+            found.stop(flag, say('the pictures lie directly in "{folder}", not in a folder with a number of repeats.',
+                                 folder=folder),
+                       say('Put them into "{inside}" (the number is how often each is repeated) and keep {flag}="{folder}".',
+                           inside=folder / f"10_{folder.name}", flag=flag, folder=folder))
         return
     with_pictures = [path for path in others if files.pictures(path)]
     if with_pictures:
         name = with_pictures[0].name
         names = listed(path.name for path in with_pictures)
-        found.stop(flag, f'no folder in "{folder}" has a number of repeats in front: {names}.',
-                   f'Rename "{name}" to "1_{name}" (the number is how often each picture is repeated).')
+        found.stop(flag, say('no folder in "{folder}" has a number of repeats in front: {names}.', folder=folder, names=names),
+                   say('Rename "{name}" to "1_{name}" (the number is how often each picture is repeated).', name=name))
         return
     deeper = [path for path in others if any(one.repeats >= 1 for one in files.numbered_folders(path)[0])]
     if deeper:
-        found.stop(flag, f'"{folder}" is one level too high: the numbered folders are in "{deeper[0].name}".',
-                   f'Give {flag}="{deeper[0]}".')
+        found.stop(flag, say('"{folder}" is one level too high: the numbered folders are in "{name}".',
+                             folder=folder, name=deeper[0].name),
+                   say('Give {flag}="{deeper}".', flag=flag, deeper=deeper[0]))
     else:
-        found.stop(flag, f'there are no pictures in "{folder}".',
-                   f'Pictures {KINDS} belong into folders such as "{folder / "10_name"}".')
+        found.stop(flag, say('there are no pictures in "{folder}".', folder=folder),
+                   say('Pictures {kinds} belong into folders such as "{example}".', kinds=KINDS, example=folder / "10_name"))
 
 
 def judge_empty(folder: Path, found: Found) -> None:
@@ -116,10 +122,13 @@ def judge_empty(folder: Path, found: Found) -> None:
     deeper = [path.name for path in children if path.is_dir() and files.pictures(path)]
     others = sorted({path.suffix.lower() for path in children if path.suffix.lower() in files.UNREAD_IMAGES})
     if deeper:
-        found.warn(folder, f"there are no pictures in this folder itself, only in folders inside it: {listed(deeper)}.",
+        found.warn(folder, say("there are no pictures in this folder itself, only in folders inside it: {listed}.",
+                               listed=listed(deeper)),
                    "Pictures must lie directly in it: move them up.")
     elif others:
-        found.warn(folder, f"there are no pictures in this folder that can be read, but files of kind {', '.join(others)}.",
-                   f"Save them as one of {KINDS}.")
+        found.warn(folder, say("there are no pictures in this folder that can be read, but files of kind {others}.",
+                               others=others),
+                   say("Save them as one of {kinds}.", kinds=KINDS))
     else:
-        found.warn(folder, "there are no pictures in this folder.", f"Put pictures {KINDS} directly into it, or remove it.")
+        found.warn(folder, "there are no pictures in this folder.",
+                   say("Put pictures {kinds} directly into it, or remove it.", kinds=KINDS))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from library.util.records import Problem, Severity
+from library.util.said import say
 
 from .plan import Item, ScannedSubset
 
@@ -40,7 +41,9 @@ class Found:
 def listed(names: Iterable[str], most: int = 5) -> str:
     """The first names, and how many more there are."""
     names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    if len(names) <= most:
+        return say("{names}", names=names)
+    return say("{names} and {more} more", names=names[:most], more=len(names) - most)
 
 
 def nearest_existing(path: Path) -> str:
@@ -48,5 +51,6 @@ def nearest_existing(path: Path) -> str:
     existing = next((parent for parent in path.parents if parent.is_dir()), None)
     if existing is None:
         return "Check the path; a relative one counts from the folder in which you started the program."
-    inside = listed(sorted(child.name for child in existing.iterdir() if child.is_dir())) or "no folders"
-    return f'"{existing if str(existing) != "." else Path.cwd()}" exists; in it there are: {inside}.'
+    inside = listed(sorted(child.name for child in existing.iterdir() if child.is_dir())) or say("no folders")
+    return say('"{folder}" exists; in it there are: {inside}.',
+               folder=existing if str(existing) != "." else Path.cwd(), inside=inside)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 from . import files
 from .buckets import Placement, Size, kept_region
@@ -40,7 +41,7 @@ def read(path: Path, alpha: bool = False, upright: bool = True) -> np.ndarray:
                 image = image.transpose(Image.Transpose[turn])
             return np.array(image, np.uint8)
     except (*files.UNREADABLE, Image.DecompressionBombError) as error:
-        raise UserError(Problem(str(path), f"this picture cannot be read: {error}.",
+        raise UserError(Problem(str(path), say("this picture cannot be read: {error}.", error=error),
                                 "Open and save it again with a picture program, or remove it.")) from error
 
 

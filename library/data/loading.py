@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from library.config.run_config import LoopConfig, SubsetConfig
 from library.util.records import Batch, Problem, UserError
+from library.util.said import say
 
 from . import captions, images
 from .caches import LatentCache, has_mask
@@ -245,5 +246,6 @@ def _pinned(batch: Batch) -> Batch:
 def check_lengths(plan: StepPlan) -> None:
     """Raise UserError for a run without steps."""
     if plan.steps < 1 or plan.batches < 1:
-        raise UserError(Problem("--max_train_steps", f"there is nothing to do: {plan.steps} steps over {plan.batches} "
-                                "batches.", "Give at least one step and one picture."))
+        raise UserError(Problem("--max_train_steps", say("there is nothing to do: {steps} steps over {batches} batches.",
+                                                         steps=plan.steps, batches=plan.batches),
+                                "Give at least one step and one picture."))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from library.config.run_config import SubsetConfig
+from library.util.said import say
 
 from . import files
 from .found import Found, listed, nearest_existing
@@ -52,8 +53,9 @@ def raw_of_metadata(subset: SubsetConfig, found: Found) -> list[Raw]:
         text = _joined(caption, tags, subset)
         raw.append(Raw(path, text, bool(text), tags=tags or ""))
     if missing:
-        found.warn(subset.metadata_file, f"{len(missing)} of {len(table)} pictures named in it are not found: "
-                   f"{listed(missing)}.", "Give the right image_dir (--train_data_dir), or write the file anew.")
+        found.warn(subset.metadata_file, say("{count} of {total} pictures named in it are not found: {listed}.",
+                                             count=len(missing), total=len(table), listed=listed(missing)),
+                   "Give the right image_dir (--train_data_dir), or write the file anew.")
     return raw
 
 
@@ -69,7 +71,8 @@ def _read_table(file: Path, found: Found) -> Mapping[str, Mapping[str, Any]]:
         else:
             table = json.loads(text)
     except (ValueError, KeyError, TypeError) as error:
-        found.stop(file, f"this metadata file cannot be read ({error}).", "Write it anew with the tool that made it.")
+        found.stop(file, say("this metadata file cannot be read ({error}).", error=error),
+                   "Write it anew with the tool that made it.")
         return {}
     if not isinstance(table, dict) or not all(isinstance(entry, dict) for entry in table.values()):
         found.stop(file, "this is no metadata file: it must map each picture to its caption and tags.",

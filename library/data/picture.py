@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from library.config.run_config import SubsetConfig
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 from . import images
 from .plan import DatasetPlan, Item
@@ -49,8 +50,9 @@ def prepare(plan: DatasetPlan, item: Item, reading: Reading, rng: random.Random 
     pixels = images.read(item.path, alpha=wants_alpha, upright=reading.upright)
     seen = (pixels.shape[1], pixels.shape[0])
     if seen != tuple(item.size):
-        raise UserError(Problem(str(item.path), f"this picture is {seen[0]}x{seen[1]}, but {item.size[0]}x{item.size[1]} by "
-                                "its header (or by the metadata_cache.json beside it).",
+        raise UserError(Problem(str(item.path), say("this picture is {seen[0]}x{seen[1]}, but {size[0]}x{size[1]} by its "
+                                                    "header (or by the metadata_cache.json beside it).",
+                                                    seen=seen, size=item.size),
                                 "Start again if it was changed just now; else save it anew, or delete metadata_cache.json."))
     fitted = _fitted(plan, item, subset, pixels, rng)
     mask = None

@@ -14,6 +14,7 @@ from typing import Any
 
 from library.config.run_config import DatasetConfig, DatasetPart, SubsetConfig
 from library.util.records import UserError
+from library.util.said import say
 
 from . import files
 from .buckets import BucketRules, whole_steps
@@ -68,8 +69,9 @@ def _bucket_rules(part: DatasetPart, rules: ScanRules, found: Found) -> BucketRu
     if not part.enable_bucket:
         return made
     if part.bucket_reso_steps % rules.bucket_step:
-        found.stop("--bucket_reso_steps", f"{part.bucket_reso_steps} does not suit this model.",
-                   f"Give a multiple of {rules.bucket_step}.")
+        found.stop("--bucket_reso_steps", say("{bucket_reso_steps} does not suit this model.",
+                                              bucket_reso_steps=part.bucket_reso_steps),
+                   say("Give a multiple of {bucket_step}.", bucket_step=rules.bucket_step))
     if part.bucket_no_upscale:
         return made
     adjusted, problems = whole_steps(made)
@@ -85,7 +87,8 @@ def _scan_part(index: int, part: DatasetPart, rules: BucketRules, setting: Setti
     regular: list[Item] = []
     found.tags.append({})
     if not 0 <= part.validation_split <= 1:
-        found.stop("--validation_split", f"{part.validation_split} is no share of the pictures.", "Give a number from 0 to 1.")
+        found.stop("--validation_split", say("{validation_split} is no share of the pictures.",
+                                             validation_split=part.validation_split), "Give a number from 0 to 1.")
         part = replace(part, validation_split=0.0)
     for number, subset in enumerate(part.subsets):
         raw, headers = _read_subset(subset, setting, found)
@@ -146,7 +149,8 @@ def _raw_of_folder(folder: Path, subset: SubsetConfig, info: Mapping[str, Mappin
         return []
     doubles = [stem for stem, count in Counter(path.stem for path in images).items() if count > 1]
     if doubles:
-        found.warn(folder, f"several pictures share a name and so a caption and a cache: {listed(doubles)}.",
+        found.warn(folder, say("several pictures share a name and so a caption and a cache: {listed}.",
+                               listed=listed(doubles)),
                    "Rename them, or remove the copies.")
     names = {path.name for path in folder.iterdir()}
     read = partial(_with_caption, subset=subset, names=names, found=found)
@@ -164,7 +168,7 @@ def _with_caption(path: Path, subset: SubsetConfig, names: set[str], found: Foun
         return Raw(path, subset.class_tokens or "", False)
     text = files.read_caption(file)
     if text.encoding != "utf-8-sig":
-        found.note(file, f"this caption is not UTF-8; it was read as {text.encoding}.", "Save it as UTF-8.")
+        found.note(file, say("this caption is not UTF-8; it was read as {encoding}.", encoding=text.encoding), "Save it as UTF-8.")
     lines = [line for line in text.lines if line] if subset.enable_wildcard else text.lines[:1]
     if not any(lines) and any(text.lines):
         found.warn(file, "the first line of this caption is empty, and only the first line counts.", "Remove the empty line.")
@@ -175,18 +179,25 @@ def _judged(folder: Path, subset: SubsetConfig, raw: list[Raw], names: set[str],
     """Say what is odd about a folder's captions."""
     empty = [one.path.name for one in raw if one.has_caption and not one.caption]
     if empty:
-        found.note(folder, f"{len(empty)} captions are empty: {listed(empty)}; these pictures train without text.",
+        found.note(folder, say("{count:caption is|captions are} empty: {listed}; without text the picture itself is trained.",
+                               count=len(empty), listed=listed(empty)),
                    "Write their tags, or delete the caption files.")
     without = [one.path for one in raw if not one.has_caption]
     if not without or subset.is_reg:
         return raw
-    instead = f'the folder\'s words "{subset.class_tokens}" are used' if subset.class_tokens else "they train without text"
+    instead = say("they train without text")
+    if subset.class_tokens:
+        instead = say('the folder\'s words "{words}" are used', words=subset.class_tokens)
     other = _other_ending(without, subset, names)
-    missing = f"{len(without)} of {len(raw)} pictures have no {subset.caption_extension} caption"
+    missing = say("{count} of {images:picture has|pictures have} no {ending} caption",
+                  count=len(without), images=len(raw), ending=subset.caption_extension)
     if other is not None:
-        found.warn(folder, f"{missing}, but {other} files are there; {instead}.", f"Add --caption_extension={other}.")
+        found.warn(folder, say("{missing}, but {other} files are there; {instead}.",
+                               missing=missing, other=other, instead=instead),
+                   say("Add --caption_extension={other}.", other=other))
     else:
-        found.warn(folder, f"{missing} ({listed((path.name for path in without), 3)}); {instead}.",
+        found.warn(folder, say("{missing} ({listed}); {instead}.",
+                               missing=missing, listed=listed((path.name for path in without), 3), instead=instead),
                    "Write a text file of the same name beside each picture.")
     return raw
 
@@ -204,11 +215,14 @@ def _with_masks(raw: list[Raw], folder: Path, shared: bool, found: Found) -> lis
     masks = {path.stem: path for path in reversed(files.pictures(folder))}
     missing = [one.path.name for one in raw if one.path.stem not in masks]
     if missing:
-        found.stop(folder, f"there is no mask for {len(missing)} pictures: {listed(missing)}.",
+        found.stop(folder, say("there is no mask for {count:picture|pictures}: {listed}.",
+                               count=len(missing), listed=listed(missing)),
                    "Each picture needs a mask of the same name there.")
     extra = sorted(set(masks) - {one.path.stem for one in raw})
     if extra and not shared:
-        found.warn(folder, f"{len(extra)} masks belong to no picture: {listed(extra)}.", "Check the names.")
+        found.warn(folder, say("{count:mask belongs|masks belong} to no picture: {listed}.",
+                               count=len(extra), listed=listed(extra)),
+                   "Check the names.")
     return [replace(one, mask_file=masks.get(one.path.stem)) for one in raw]
 
 
@@ -228,7 +242,7 @@ class Rest:
 def _item(raw: Raw, header: files.Header, place: tuple[int, int], rest: Rest) -> Item | None:
     subset, path, found = rest.subset, raw.path, rest.found
     if header.size is None:
-        found.stop(path, f"this file {header.fault}.", "Save it again with a picture program, or remove it.")
+        found.stop(path, say("this file {fault}.", fault=header.fault), "Save it again with a picture program, or remove it.")
         return None
     if not _fits(path, header.size, rest) or not _mask_fits(raw, header.size, rest):
         return None
@@ -252,10 +266,13 @@ def _fits(path: Path, size: tuple[int, int], rest: Rest) -> bool:
     if size == rest.rules.resolution or (crops and size[0] >= width and size[1] >= height):
         return True
     if size[0] > width or size[1] > height:
-        rest.found.stop(path, f"image too large ({size[0]}x{size[1]}), but cropping and bucketing are disabled.",
-                        f"Add --enable_bucket (pictures of any size), or scale it to {width}x{height}.")
+        rest.found.stop(path, say("image too large ({size[0]}x{size[1]}), but cropping and bucketing are disabled.",
+                                  size=size),
+                        say("Add --enable_bucket (pictures of any size), or scale it to {width}x{height}.",
+                            width=width, height=height))
     else:
-        rest.found.stop(path, f"the picture ({size[0]}x{size[1]}) is smaller than --resolution {width},{height}.",
+        rest.found.stop(path, say("the picture ({size[0]}x{size[1]}) is smaller than --resolution {width},{height}.",
+                                  size=size, width=width, height=height),
                         "Add --enable_bucket (pictures of any size), or lower --resolution.")
     return False
 
@@ -267,8 +284,9 @@ def _mask_fits(raw: Raw, size: tuple[int, int], rest: Rest) -> bool:
     mask = files.read_header(raw.mask_file, rest.setting.upright)
     if mask.size == size:
         return True
-    seen = mask.fault if mask.size is None else f"is {mask.size[0]}x{mask.size[1]}, its picture {size[0]}x{size[1]}"
-    rest.found.stop(raw.mask_file, f"this mask {seen}.", "A mask must have the size of its picture.")
+    seen = mask.fault if mask.size is None else say("is {mask[0]}x{mask[1]}, its picture {size[0]}x{size[1]}",
+                                                    mask=mask.size, size=size)
+    rest.found.stop(raw.mask_file, say("this mask {seen}.", seen=seen), "A mask must have the size of its picture.")
     return False
 
 
@@ -341,7 +359,8 @@ def _judge_whole(data: DatasetConfig, parts: tuple[DatasetPart, ...], found: Fou
         where = "--dataset_config" if data.dataset_config else "--train_data_dir"
         found.stop(where, "there is no picture to train on.", "Put pictures into the folders that are named above.")
     if data.reg_data_dir is not None and training and not any(item.is_reg for item in found.items):
-        found.warn("--reg_data_dir", f'there are no regularisation pictures in "{data.reg_data_dir}".',
+        found.warn("--reg_data_dir", say('there are no regularisation pictures in "{reg_data_dir}".',
+                                         reg_data_dir=data.reg_data_dir),
                    "Put them into a sub-folder such as 1_girl, or leave the flag out.")
     weighted = any(subset.probability != 1 for part in parts for subset in part.subsets)
     if weighted and not any(item.strength is not None for item in found.items):

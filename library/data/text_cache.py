@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from library.util.records import Cond, EncodeText, Problem, UserError
+from library.util.said import say
 
 from . import captions
 from .caches import BROKEN, NEWER, write_npz
@@ -70,7 +71,7 @@ class TextCache:
         try:
             return _loaded(file, self.options)
         except BROKEN as error:
-            raise UserError(Problem(str(file), f"the cached conditioning cannot be read: {error}.",
+            raise UserError(Problem(str(file), say("the cached conditioning cannot be read: {error}.", error=error),
                                     "Start again; the file will be made anew.")) from error
 
     def collate(self, conds: Sequence[Cond]) -> Cond:

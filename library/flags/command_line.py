@@ -17,6 +17,7 @@ from library.flags.traps import DASHES, MARKS, mend
 from library.flags.unknown import ambiguous, stray, unknown_option
 from library.flags.values import COMMAND_LINE, Flags, defaults
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 
 @dataclass
@@ -58,7 +59,7 @@ def collect(argv: Sequence[str] | None = None, script: str = NETWORK) -> tuple[F
         raise SystemExit(0)
     for typed, name in parser.abbreviations.items():
         if name in table:
-            reading.note(typed, f"Short for --{name}.", "")
+            reading.note(typed, say("Short for --{name}.", name=name), "")
     for name, times in given.items():
         _read_flag(table[name], times, reading)
     _judge_rest(rest, parser, mended.tokens, reading)
@@ -72,7 +73,8 @@ def _read_flag(flag: Flag, times: list[list[str]], reading: Reading) -> None:
     words = times[-1]
     if len(times) > 1 and any(other != words for other in times):
         last = shown(flag.name, " ".join(words)) or "no value"
-        reading.note(flag.option, f"Given {len(times)} times; the last holds: {last}.", "Keep one of them.", "warn")
+        reading.note(flag.option, say("Given {count} times; the last holds: {last}.", count=len(times), last=last),
+                     "Keep one of them.", "warn")
     kept = [word for word in words if word.strip() not in MARKS]
     limit = len(kept) if flag.many else 1
     strays = [word for word in words if word.strip() in MARKS] + kept[limit:]
@@ -87,7 +89,7 @@ def _read_flag(flag: Flag, times: list[list[str]], reading: Reading) -> None:
             Problem(
                 flag.option,
                 "It needs a value, and none follows.",
-                f"Write {flag.option}=value; a value that begins with a hyphen needs the =.",
+                say("Write {option}=value; a value that begins with a hyphen needs the =.", option=flag.option),
                 check="flags",
             )
         )
@@ -106,8 +108,8 @@ def _read_switch(flag: Flag, words: list[str], strays: list[str], reading: Readi
         return True
     reading.note(
         flag.option,
-        f'"{words[0]}" stands behind a switch; it is read as {"on" if value else "off"}.',
-        f"Write {flag.option} alone, or leave it out.",
+        say('"{words}" stands behind a switch; it is read as {value}.', words=words[0], value="on" if value else "off"),
+        say("Write {option} alone, or leave it out.", option=flag.option),
     )
     return value
 

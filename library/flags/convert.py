@@ -7,7 +7,7 @@ from typing import Any
 from library.flags.flag import CONVERTERS, TYPE_WORDS, Flag
 from library.util.near import near
 from library.util.records import Problem
-from library.util.secrets import mask
+from library.util.said import say
 
 PLAIN_DEFAULTS: dict[str, dict[str, Any]] = {
     "max_token_length": {"75": None},
@@ -32,17 +32,17 @@ def convert(flag: Flag, text: str) -> Any:
     try:
         value = CONVERTERS[flag.type](text)
     except ValueError:
-        shown = mask(text)
-        remedy = f"Give {TYPE_WORDS[flag.type]}."
+        wanted = say(TYPE_WORDS[flag.type])
+        remedy = say("Give {wanted}.", wanted=wanted)
         if looks_like_placeholder(text):
-            remedy = (
-                f"{shown} looks like a placeholder of a guide: put {TYPE_WORDS[flag.type]} of your own in its place."
-            )
-        raise NotUnderstood(f'"{shown}" is not {TYPE_WORDS[flag.type]}', remedy) from None
+            remedy = say("{text} looks like a placeholder of a guide: put {wanted} of your own in its place.",
+                         text=text, wanted=wanted)
+        raise NotUnderstood(say('"{text}" is not {wanted}', text=text, wanted=wanted), remedy) from None
     if flag.choices and value not in flag.choices:
         known = [str(choice) for choice in flag.choices if choice is not None]
         raise NotUnderstood(
-            f'"{mask(text)}" is not one of its values', f"{near(text, known)} Possible: {', '.join(known)}."
+            say('"{text}" is not one of its values', text=text),
+            say("{near} Possible: {known}.", near=near(text, known), known=known),
         )
     return value
 
@@ -62,4 +62,5 @@ def looks_like_placeholder(text: str) -> bool:
 def problem(flag: Flag, where: str, error: NotUnderstood) -> Problem:
     """A Problem from a word that was not understood."""
     what, remedy = error.args
-    return Problem(where, f"{flag.option}: {what}." if where != flag.option else f"{what}.", remedy, check="flags")
+    named = say("{what}.", what=what) if where == flag.option else say("{option}: {what}.", option=flag.option, what=what)
+    return Problem(where, named, remedy, check="flags")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from library.flags.flag import Flag
 from library.flags.hidden import shown
 from library.util.records import Problem
+from library.util.said import say
 
 # Written as code points, for many of them look like a plain hyphen, comma or quote.
 DASHES = "\u2013\u2014\u2212\u2015\u2012\u2011"
@@ -78,7 +79,9 @@ def _straight_dashes(token: str, table: dict[str, Flag], result: Mended) -> str:
     if len(candidates(straight.split("=")[0], table)) != 1:
         return token
     result.note(
-        straight.split("=")[0], f'"{token[:1]}" is a typographic dash; it is read as two hyphens.', "Type -- by hand."
+        straight.split("=")[0],
+        say('"{dash}" is a typographic dash; it is read as two hyphens.', dash=token[:1]),
+        "Type -- by hand.",
     )
     return straight
 
@@ -88,30 +91,30 @@ def _clean_value(where: str, value: str, result: Mended) -> str:
         kept = value[: _SWALLOWED.search(value).start()]
         result.stop(
             where,
-            f"The value swallowed the flags behind it: {shown(where, value)[:80]}",
-            "A backslash before the closing quote makes the quote part of the value. "
-            f'Write "{shown(where, kept)}" without the last '
-            "backslash.",
+            say("The value swallowed the flags behind it: {shown}", shown=shown(where, value)[:80]),
+            say('A backslash before the closing quote makes the quote part of the value. Write "{shown}" without the last '
+                "backslash.", shown=shown(where, kept)),
         )
         return kept
     if value[:1] and value[0] in OPENING:
         if len(value) > 1 and value[-1] in CLOSING:
             result.note(
                 where,
-                f"Typographic quotes stand around {shown(where, value)}; they are left out.",
+                say("Typographic quotes stand around {shown}; they are left out.", shown=shown(where, value)),
                 'Type plain quotes (").',
             )
             return value[1:-1]
         result.stop(
             where,
-            f"Typographic quotes in {shown(where, value)}: a shell does not know them, and the value fell apart.",
+            say("Typographic quotes in {shown}: a shell does not know them, and the value fell apart.",
+                shown=shown(where, value)),
             'Type plain quotes (") instead of those copied from a web page.',
         )
         return value
     if value.endswith('"') and not value.startswith('"'):
         result.note(
             where,
-            f"The value ends with a quote: {shown(where, value)} The quote is left out.",
+            say("The value ends with a quote: {shown} The quote is left out.", shown=shown(where, value)),
             "End a quoted path without a backslash.",
         )
         return value[:-1]
@@ -128,7 +131,7 @@ def _join(token: str, result: Mended) -> None:
     option = result.tokens[-1].removesuffix("=")
     result.note(
         option,
-        f"There is a space after {option}=; it is read as {option}={shown(option, token)}.",
+        say("There is a space after {option}=; it is read as {option}={shown}.", option=option, shown=shown(option, token)),
         "Leave the space out.",
     )
     result.tokens[-1] += token
@@ -148,7 +151,8 @@ def _continues_resolution(token: str, option: str, result: Mended, table: dict[s
     result.tokens[-1] = f"{option}={joined}" if last.startswith("--") else joined
     result.note(
         "--resolution",
-        f"The size came as separate words ({before} {token}); it is read as {joined}.",
-        f'Write --resolution="{joined}": PowerShell and a space after a comma split it.',
+        say("The size came as separate words ({before} {token}); it is read as {joined}.",
+            before=before, token=token, joined=joined),
+        say('Write --resolution="{joined}": PowerShell and a space after a comma split it.', joined=joined),
     )
     return True

@@ -12,6 +12,7 @@ from library.flags.hidden import shown as visible
 from library.flags.table import flags_of, scripts_with
 from library.flags.traps import DASHES, MARKS
 from library.util.records import Problem
+from library.util.said import say
 from library.util.secrets import mask
 
 
@@ -22,20 +23,20 @@ def _stop(where: str, what: str, remedy: str) -> Problem:
 def nearest(name: str, script: str) -> str:
     """The nearest flags' names as a question, or ''."""
     close = difflib.get_close_matches(name.lower(), flags_of(script), n=3, cutoff=0.6)
-    return "Did you mean " + " or ".join(f"--{one}" for one in close) + "?" if close else ""
+    return say("Did you mean {names:or}?", names=[f"--{one}" for one in close]) if close else ""
 
 
 def about_name(name: str, script: str) -> str:
     """What is known about a name that this script does not take, as a sentence; '' where nothing is."""
     elsewhere = scripts_with(name)
     if elsewhere:
-        return f"It belongs to {', '.join(elsewhere)}; this is {script}."
+        return say("It belongs to {scripts}; this is {script}.", scripts=elsewhere, script=script)
     if name in INSTEAD:
         return INSTEAD[name]
     if name in OTHER_SCRIPTS:
-        return f"It belongs to kohya's {OTHER_SCRIPTS[name]}; this is {script}."
+        return say("It belongs to kohya's {other}; this is {script}.", other=OTHER_SCRIPTS[name], script=script)
     if name in ACCELERATE:
-        return f'It belongs to accelerate: write it between "accelerate launch" and {script}.'
+        return say('It belongs to accelerate: write it between "accelerate launch" and {script}.', script=script)
     return nearest(name, script)
 
 
@@ -49,18 +50,20 @@ def unknown_option(token: str, script: str) -> Problem:
         return _stop(
             shown,
             "The dash in front is a typographic one, copied from a web page.",
-            f"Type two plain hyphens: --{name}.",
+            say("Type two plain hyphens: --{name}.", name=name),
         )
     if name in table:
-        return _stop(shown, "Flags are written with two hyphens and underscores.", f"Write --{name}.")
+        return _stop(shown, "Flags are written with two hyphens and underscores.", say("Write --{name}.", name=name))
     return _stop(
-        shown, f"{script} has no such flag.", about_name(name, script) or f'See "python {script} --help" for all flags.'
+        shown,
+        say("{script} has no such flag.", script=script),
+        about_name(name, script) or say('See "python {script} --help" for all flags.', script=script),
     )
 
 
 def ambiguous(option: str, names: list[str]) -> Problem:
     """An abbreviation of several flags."""
-    return _stop(option, f"It may mean {', '.join('--' + name for name in names)}.", "Write the name out.")
+    return _stop(option, say("It may mean {names}.", names=['--' + name for name in names]), "Write the name out.")
 
 
 def stray(word: str, after: str, flag: Flag | None) -> Problem:
@@ -77,37 +80,37 @@ def stray(word: str, after: str, flag: Flag | None) -> Problem:
     if word.strip() in MARKS:
         return _stop(
             where,
-            f'"{word.strip()}" came as a word of its own, and what stands on the lines below was not read.',
+            say('"{word}" came as a word of its own, and what stands on the lines below was not read.', word=word.strip()),
             continuation(),
         )
     if word.startswith("#"):
         return _stop(
-            where, f'"{shown}" came as a word of its own.', "A remark cannot stand inside a command; remove it."
+            where, say('"{shown}" came as a word of its own.', shown=shown), "A remark cannot stand inside a command; remove it."
         )
     if looks_like_placeholder(word):
         return _stop(
             where,
-            f'"{shown}" is not a flag.',
-            f"{shown} is a placeholder of a guide: put your own settings there or leave it out.",
+            say('"{shown}" is not a flag.', shown=shown),
+            say("{shown} is a placeholder of a guide: put your own settings there or leave it out.", shown=shown),
         )
     if flag is not None and flag.is_switch:
-        return _stop(where, f'"{shown}" follows a switch.', f'{flag.option} takes no value; leave "{shown}" out.')
+        return _stop(where, say('"{shown}" follows a switch.', shown=shown),
+                     say('{option} takes no value; leave "{shown}" out.', option=flag.option, shown=shown))
     if flag is not None and (flag.path or flag.type is str):
         return _stop(
             where,
-            f'"{shown}" does not belong to any flag.',
-            f'If the value of {flag.option} contains spaces, put quotes around the whole of it: "...".',
+            say('"{shown}" does not belong to any flag.', shown=shown),
+            say('If the value of {option} contains spaces, put quotes around the whole of it: "...".', option=flag.option),
         )
     return _stop(
-        where, f'"{shown}" does not belong to any flag.', "Put quotes around values with spaces, or remove it."
+        where, say('"{shown}" does not belong to any flag.', shown=shown), "Put quotes around values with spaces, or remove it."
     )
 
 
 def continuation() -> str:
     """How a command is continued on the next line, the present system's shell first."""
-    windows = "In PowerShell a line is continued with a backtick (`), in the Windows command prompt with ^"
-    return (
-        f"{windows}, not with \\; or write everything on one line."
-        if os.name == "nt"
-        else f"In bash a line is continued with \\ as its very last character. {windows}. Or write all on one line."
-    )
+    if os.name == "nt":
+        return say("In PowerShell a line is continued with a backtick (`), in the Windows command prompt with ^, not with \\; "
+                   "or write everything on one line.")
+    return say("In bash a line is continued with \\ as its very last character. In PowerShell it is a backtick (`), in the "
+               "Windows command prompt ^. Or write all on one line.")

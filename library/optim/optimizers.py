@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from library.util.near import near
 from library.util.packages import installed
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 if TYPE_CHECKING:
     import torch
@@ -185,9 +186,9 @@ def find(name: str) -> OptimizerSpec:
     if spec is not None:
         return spec
     if "." not in name:
-        raise refuse(FLAG, f'there is no optimizer "{name}"',
-                     near(name, names()) + " A class of another package is given by its dotted path, "
-                     "for example pytorch_optimizer.CAME.")
+        raise refuse(FLAG, say('there is no optimizer "{name}"', name=name),
+                     say("{near} A class of another package is given by its dotted path, for example pytorch_optimizer.CAME.",
+                         near=near(name, names())))
     path = name
     if name in FRONT_END_PATHS and not installed(name.split(".", maxsplit=1)[0]):
         path = FRONT_END_PATHS[name]
@@ -208,8 +209,9 @@ def problems(settings: OptimizerSettings, group_lrs: tuple[float, ...] = ()) -> 
         return error.problems
     found = []
     if not installed(spec.module):
-        found.append(Problem(FLAG, f"{spec.name} needs the package {spec.package}, which is not installed",
-                             f"Run: python -m pip install {spec.package}", check="optimizer"))
+        found.append(Problem(FLAG, say("{name} needs the package {package}, which is not installed",
+                                       name=spec.name, package=spec.package),
+                             say("Run: python -m pip install {package}", package=spec.package), check="optimizer"))
     return found + _lr_problems(spec, group_lrs or (settings.lr,))
 
 
@@ -219,12 +221,14 @@ def _lr_problems(spec: OptimizerSpec, lrs: tuple[float, ...]) -> list[Problem]:
         return []
     if len(trained) > 1:
         shown = ", ".join(f"{lr:g}" for lr in sorted(trained))
-        return [Problem(FLAG, f"{spec.name} needs one learning rate for everything, and was given {shown}",
+        return [Problem(FLAG, say("{name} needs one learning rate for everything, and was given {shown}",
+                                  name=spec.name, shown=shown),
                         "Set --learning_rate 1 --unet_lr 1 --text_encoder_lr 1, without LoRA+ ratios and block rates.",
                         check="optimizer")]
     if max(trained) <= 0.1:
         return [Problem("--learning_rate",
-                        f"{max(trained):g} is very low for {spec.name}, which finds the step size itself",
+                        say("{rate:g} is very low for {name}, which finds the step size itself",
+                            rate=max(trained), name=spec.name),
                         "Set --learning_rate 1 (and --unet_lr 1 --text_encoder_lr 1 where they are given).", "warn",
                         "optimizer")]
     return []
@@ -282,14 +286,16 @@ def load_class(spec: OptimizerSpec) -> type:
         module = importlib.import_module(module_path)
     except ModuleNotFoundError as error:
         missing = spec.package if (error.name or "").split(".")[0] == spec.module else error.name
-        raise refuse(FLAG, f"{spec.name} needs the package {missing}, which is not installed",
-                     f"Run: python -m pip install {missing}") from error
+        raise refuse(FLAG, say("{name} needs the package {missing}, which is not installed", name=spec.name, missing=missing),
+                     say("Run: python -m pip install {missing}", missing=missing)) from error
     except (ImportError, OSError, RuntimeError) as error:
-        raise refuse(FLAG, f"{spec.name}: {module_path} cannot be imported ({error})",
-                     f"Run: python -m pip install -U {spec.package}") from error
+        raise refuse(FLAG, say("{name}: {module_path} cannot be imported ({error})",
+                               name=spec.name, module_path=module_path, error=error),
+                     say("Run: python -m pip install -U {package}", package=spec.package)) from error
     members = {name: value for name, value in vars(module).items() if isinstance(value, type)}
     if class_name not in members:
-        raise refuse(FLAG, f'{module_path} has no class "{class_name}"', near(class_name, members))
+        raise refuse(FLAG, say('{module_path} has no class "{class_name}"', module_path=module_path, class_name=class_name),
+                     near(class_name, members))
     return members[class_name]
 
 
@@ -300,8 +306,8 @@ def _check_args(spec: OptimizerSpec, cls: type, args: Mapping[str, Any]) -> None
     known = [name for name in parameters if name not in ("self", "params", "lr")]
     unknown = [name for name in args if name not in known]
     if unknown:
-        raise UserError(*(Problem(ARGS_FLAG, f"{spec.name} has no argument {name!r}", near(name, known),
-                                  check="optimizer") for name in unknown))
+        raise UserError(*(Problem(ARGS_FLAG, say("{name} has no argument {argument!r}", name=spec.name, argument=name),
+                                  near(name, known), check="optimizer") for name in unknown))
 
 
 def _build(spec: OptimizerSpec, cls: type, draft: Draft) -> torch.optim.Optimizer:
@@ -313,12 +319,13 @@ def _build(spec: OptimizerSpec, cls: type, draft: Draft) -> torch.optim.Optimize
         if not spec.may_need_gpu:
             raise
         first_line = str(error).strip().split("\n")[0]
-        raise refuse(FLAG, f"{spec.name} does not run on this machine ({first_line})",
-                     "It needs an NVIDIA GPU, or a newer bitsandbytes (python -m pip install -U bitsandbytes); "
-                     f"or use {FLAG} AdamW.") from error
+        raise refuse(FLAG, say("{name} does not run on this machine ({first_line})", name=spec.name, first_line=first_line),
+                     say("It needs an NVIDIA GPU, or a newer bitsandbytes (python -m pip install -U bitsandbytes); or use "
+                         "{flag} AdamW.", flag=FLAG)) from error
     except (TypeError, ValueError) as error:
         shown = ", ".join(f"{key}={value!r}" for key, value in draft.args.items()) or "none"
-        raise refuse(ARGS_FLAG, f"{spec.name} refuses its arguments ({shown}): {error}",
+        raise refuse(ARGS_FLAG, say("{name} refuses its arguments ({shown}): {error}",
+                                    name=spec.name, shown=shown, error=error),
                      "Write name=value without spaces, for example weight_decay=0.1 betas=0.9,0.99.") from error
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from library.util.near import near
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 if TYPE_CHECKING:
     import torch
@@ -124,8 +125,9 @@ def _cosine_with_restarts(settings: ScheduleSettings, base: float) -> Factor:
 def _polynomial(settings: ScheduleSettings, base: float) -> Factor:
     end = float(settings.args.get("lr_end", 1e-7))
     if not end < base:
-        raise refuse(FLAG, f"polynomial ends at {end:g}, which is not below the learning rate {base:g}",
-                     f"Set --learning_rate, or {ARGS_FLAG} lr_end=0.")
+        raise refuse(FLAG, say("polynomial ends at {end:g}, which is not below the learning rate {base:g}",
+                               end=end, base=base),
+                     say("Set --learning_rate, or {args_flag} lr_end=0.", args_flag=ARGS_FLAG))
 
     def after(step: int) -> float:
         if step > settings.steps:
@@ -146,8 +148,8 @@ def _cosine_with_min_lr(settings: ScheduleSettings, base: float) -> Factor:
     floor = args["min_lr"] / base if "min_lr" in args else args.get("min_lr_rate", settings.min_lr_ratio)
     if floor is None:
         raise refuse(FLAG, "cosine_with_min_lr needs to know where to end",
-                     "Set --lr_scheduler_min_lr_ratio 0.1 (a tenth of the learning rate), or "
-                     f"{ARGS_FLAG} min_lr=1e-5.")
+                     say("Set --lr_scheduler_min_lr_ratio 0.1 (a tenth of the learning rate), or {args_flag} min_lr=1e-5.",
+                         args_flag=ARGS_FLAG))
     cycles = settings.num_cycles / 2
     return _warmed(settings,
                    lambda step: max(0.0, _wave(_progress(step, settings), cycles) * (1 - floor) + floor))
@@ -168,7 +170,7 @@ FALLS: dict[str, Callable[[float, float], float]] = {
 def _choice(table: Mapping[str, Any], settings: ScheduleSettings, key: str, default: str) -> Any:
     name = settings.args.get(key, default)
     if name not in table:
-        raise refuse(ARGS_FLAG, f"{key}={name!r} is none of {', '.join(table)}", near(str(name), table))
+        raise refuse(ARGS_FLAG, say("{key}={name!r} is none of {table}", key=key, name=name, table=table), near(str(name), table))
     return table[name]
 
 
@@ -195,13 +197,13 @@ def _piecewise_constant(settings: ScheduleSettings, base: float) -> Factor:
     rules = settings.args.get("step_rules")
     if rules is None:
         raise refuse(FLAG, "piecewise_constant needs its rules",
-                     f'Set {ARGS_FLAG} "step_rules=1:100,0.1:200,0.01".')
+                     say('Set {args_flag} "step_rules=1:100,0.1:200,0.01".', args_flag=ARGS_FLAG))
     try:
         *pieces, last = str(rules).split(",")
         until = sorted((int(steps), float(value)) for value, steps in (piece.split(":") for piece in pieces))
         rest = float(last)
     except ValueError as error:
-        raise refuse(ARGS_FLAG, f"cannot read step_rules={rules}",
+        raise refuse(ARGS_FLAG, say("cannot read step_rules={rules}", rules=rules),
                      "Write factor:until_step pairs and a last factor, for example 1:100,0.1:200,0.01.") from error
     return lambda step: next((value for steps, value in until if step < steps), rest)
 
@@ -235,7 +237,8 @@ def _warm_restarts(shape: Callable[[float, float], float]) -> Callable[[Schedule
         warmup = int(args.get("warmup_steps", settings.warmup_steps))
         length = int(args.get("first_cycle_max_steps", max(1, settings.steps // max(1, settings.num_cycles))))
         if warmup >= length:
-            raise refuse("--lr_warmup_steps", f"{warmup} steps of warm-up do not fit in a cycle of {length} steps",
+            raise refuse("--lr_warmup_steps", say("{warmup} steps of warm-up do not fit in a cycle of {length} steps",
+                                                  warmup=warmup, length=length),
                          "Use a shorter warm-up, or fewer cycles (--lr_scheduler_num_cycles).")
         end = float(args.get("min_lr", 1e-6)) / base
         end = end if end < 1.0 else 0.0
@@ -301,7 +304,7 @@ def _spec(settings: ScheduleSettings) -> ScheduleSpec | None:
         return spec
     if settings.is_class or "." in name or name.startswith("adafactor"):
         return None
-    raise refuse(FLAG, f'there is no schedule "{settings.name}"', near(settings.name, names()))
+    raise refuse(FLAG, say('there is no schedule "{name}"', name=settings.name), near(settings.name, names()))
 
 
 def problems(settings: ScheduleSettings, base_lr: float = 1.0) -> list[Problem]:
@@ -311,7 +314,7 @@ def problems(settings: ScheduleSettings, base_lr: float = 1.0) -> list[Problem]:
         if spec is None:
             return []
         found = _warmup_problems(settings, spec.warms_up) + [
-            Problem(ARGS_FLAG, f"{spec.name} has no argument {name!r}",
+            Problem(ARGS_FLAG, say("{name} has no argument {argument!r}", name=spec.name, argument=name),
                     near(name, spec.args) if spec.args else "It takes none.", check="schedule")
             for name in settings.args if name not in spec.args]
         spec.make(settings, base_lr)
@@ -322,13 +325,16 @@ def problems(settings: ScheduleSettings, base_lr: float = 1.0) -> list[Problem]:
 
 def _warmup_problems(settings: ScheduleSettings, warms_up: bool) -> list[Problem]:
     if warms_up and settings.warmup_steps > settings.steps:
-        return [Problem("--lr_warmup_steps", f"{settings.warmup_steps} steps of warm-up in a run of {settings.steps} "
-                        "steps: the learning rate would never be reached", "Use a shorter warm-up, for example 5%.",
+        return [Problem("--lr_warmup_steps", say("{warmup_steps} steps of warm-up in a run of {steps} steps: the learning "
+                                                 "rate would never be reached",
+                                                 warmup_steps=settings.warmup_steps, steps=settings.steps),
+                        "Use a shorter warm-up, for example 5%.",
                         "warn", "schedule")]
     if warms_up or not settings.warmup_steps:
         return []
-    return [Problem("--lr_warmup_steps", f"{settings.warmup} cannot be used with {FLAG} {settings.name}",
-                    f"Use {FLAG} constant_with_warmup, or set --lr_warmup_steps 0.", check="schedule")]
+    return [Problem("--lr_warmup_steps", say("{warmup} cannot be used with {flag} {name}",
+                                             warmup=settings.warmup, flag=FLAG, name=settings.name),
+                    say("Use {flag} constant_with_warmup, or set --lr_warmup_steps 0.", flag=FLAG), check="schedule")]
 
 
 def factor(settings: ScheduleSettings, base_lr: float = 1.0) -> Factor:
@@ -370,8 +376,8 @@ def _base_rate(optimizer: torch.optim.Optimizer) -> float:
 def _adafactor(settings: ScheduleSettings, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
     """transformers' proxy that shows the rate which Adafactor chose for itself."""
     if type(optimizer).__name__ != "Adafactor" or not optimizer.defaults.get("relative_step", False):
-        raise refuse(FLAG, f"{settings.name} goes with --optimizer_type Adafactor and relative_step=True only",
-                     f"Use {FLAG} constant_with_warmup.")
+        raise refuse(FLAG, say("{name} goes with --optimizer_type Adafactor and relative_step=True only", name=settings.name),
+                     say("Use {flag} constant_with_warmup.", flag=FLAG))
     from transformers.optimization import AdafactorSchedule
 
     _, _, rate = settings.name.partition(":")
@@ -385,14 +391,17 @@ def _foreign(settings: ScheduleSettings, optimizer: torch.optim.Optimizer) -> to
     try:
         module = importlib.import_module(module_path)
     except ImportError as error:
-        raise refuse(TYPE_FLAG, f"{settings.name}: {module_path} cannot be imported ({error})",
-                     "Install the package that has it, or choose " + ", ".join(names()) + f" with {FLAG}.") from error
+        raise refuse(TYPE_FLAG, say("{name}: {module_path} cannot be imported ({error})",
+                                    name=settings.name, module_path=module_path, error=error),
+                     say("Install the package that has it, or choose {names} with {flag}.", names=names(), flag=FLAG)) from error
     classes = {name: value for name, value in vars(module).items() if inspect.isclass(value)}
     if class_name not in classes:
-        raise refuse(TYPE_FLAG, f'{module_path} has no class "{class_name}"', near(class_name, classes))
+        raise refuse(TYPE_FLAG, say('{module_path} has no class "{class_name}"',
+                                    module_path=module_path, class_name=class_name), near(class_name, classes))
     try:
         return classes[class_name](optimizer, **settings.args)
     except (TypeError, ValueError) as error:
         shown = ", ".join(f"{key}={value!r}" for key, value in settings.args.items()) or "none"
-        raise refuse(ARGS_FLAG, f"{settings.name} refuses its arguments ({shown}): {error}",
+        raise refuse(ARGS_FLAG, say("{name} refuses its arguments ({shown}): {error}",
+                                    name=settings.name, shown=shown, error=error),
                      "See the class's own documentation for the arguments that it needs.") from error

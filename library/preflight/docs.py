@@ -8,7 +8,7 @@ from typing import Any
 
 from library.preflight.machine import Machine
 from library.preflight.registry import LEVELS, Check, Context, registered
-from library.preflight.texts import table
+from library.preflight.texts import TEXTS
 from library.util import frame
 from library.util.records import Problem
 
@@ -43,7 +43,7 @@ mistyped path never waits for PyTorch.
     python tools/doctor.py <training command>   runs every check of a command without training; --json for programs
 
 Messages are in English, or in Japanese where the locale is Japanese (`LANG=ja_JP.UTF-8`, or `PREFLIGHT_LANGUAGE=ja`).
-A language is one file, `library/preflight/texts_<language>.py`. This page is made from the registry of checks by
+A language is one file, `library/util/languages/<language>.toml`. This page is made from the registry of checks by
 `python -m library.preflight.docs`.
 
 ## Four troubles and their frames
@@ -132,7 +132,7 @@ def shown(text: str) -> str:
 
 def entry(one: Check) -> str:
     """One check: its name, what it looks at, and all it can say."""
-    keys = [key for key in table("en") if key.split(".")[0] == one.name or key in BESIDE.get(one.name, ())]
+    keys = [key for key in TEXTS if key.split(".")[0] == one.name or key in BESIDE.get(one.name, ())]
     lines = [f"### {one.name}", "", one.about, ""]
     lines += [message(key) for key in keys] or ["Its words come from what it examines.\n"]
     return "\n".join(lines)
@@ -140,7 +140,7 @@ def entry(one: Check) -> str:
 
 def message(key: str) -> str:
     """One message as a list item."""
-    what, remedy = table("en")[key]
+    what, remedy = TEXTS[key]
     return f"- {shown(what)}" + (f"\n  **What to do:** {shown(remedy)}" if remedy else "")
 
 
@@ -157,7 +157,7 @@ def page() -> str:
     parts = [HEAD.format(levels=levels, frames=frames, count=len(checks))]
     for level in LEVELS:
         parts.append(f"\n## {TITLES[level]}\n\n" + "\n\n".join(entry(c).rstrip() for c in checks if c.level == level) + "\n")
-    parts.append(GUARDS + "\n".join(message(key) for key in table("en") if key.startswith("guard_")) + "\n")
+    parts.append(GUARDS + "\n".join(message(key) for key in TEXTS if key.startswith("guard_")) + "\n")
     return "".join(parts)
 
 

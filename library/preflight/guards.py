@@ -14,14 +14,8 @@ from statistics import median
 from typing import Any
 
 from library.preflight.estimate import shown_bytes
-from library.preflight.texts import language_of, text
-from library.util.records import Problem, Severity
-
-
-def guard_problem(severity: Severity, key: str, where: str, **values: Any) -> Problem:
-    """Make a problem of a guard's text in the language of the environment."""
-    what, remedy = text(key, language_of(), values)
-    return Problem(where, what, remedy, severity, key)
+from library.preflight.registry import problem_of
+from library.util.records import Problem
 
 
 @dataclass
@@ -46,7 +40,7 @@ class LossGuard:
         if self.bad < self.limit:
             return None
         value = "NaN" if math.isnan(loss) else "infinite"
-        return guard_problem(
+        return problem_of(
             "stop",
             "guard_loss" if last_good else "guard_loss.no_file",
             "--learning_rate",
@@ -95,7 +89,7 @@ class RiseGuard:
         if self.told or start <= 0 or self.ema <= self.factor * start:
             return None
         self.told = True
-        return guard_problem(
+        return problem_of(
             "warn",
             "guard_rise",
             "--learning_rate",
@@ -121,7 +115,7 @@ class ZeroGuard:
         self.done = True
         if largest() != 0.0 or self.rate == 0.0:
             return None
-        return guard_problem("stop", "guard_zero", "--learning_rate", steps=done_steps, rate=f"{self.rate:g}")
+        return problem_of("stop", "guard_zero", "--learning_rate", steps=done_steps, rate=f"{self.rate:g}")
 
 
 @dataclass
@@ -151,7 +145,7 @@ class SlowGuard:
             return None
         self.told = True
         key = "guard_slow.windows" if self.windows else "guard_slow"
-        return guard_problem(
+        return problem_of(
             "warn",
             key,
             "GPU" if self.windows else "time",
@@ -179,7 +173,7 @@ class StuckGuard:
         if self.told or now - self.last < self.limit:
             return None
         self.told = True
-        return guard_problem("warn", "guard_stuck", "--max_data_loader_n_workers", seconds=round(now - self.last), waits=where)
+        return problem_of("warn", "guard_stuck", "--max_data_loader_n_workers", seconds=round(now - self.last), waits=where)
 
 
 @dataclass
@@ -193,8 +187,8 @@ class LatentGuard:
         """Called for each picture whose latents are not finite; a warning means: turn the VAE to fp32 and try again."""
         if self.half:
             self.half = False
-            return guard_problem("warn", "guard_latents.half", "--no_half_vae")
-        return guard_problem("stop", "guard_latents", name, name=name)
+            return problem_of("warn", "guard_latents.half", "--no_half_vae")
+        return problem_of("stop", "guard_latents", name, name=name)
 
 
 def out_of_memory(flags: Mapping[str, Any], used: int) -> Problem:
@@ -208,7 +202,7 @@ def out_of_memory(flags: Mapping[str, Any], used: int) -> Problem:
 
     savers = savers_left(Context(flags=flags, machine=Machine.read()))
     key = "guard_memory" if savers else "guard_memory.none"
-    return guard_problem("stop", key, "GPU", used=shown_bytes(used), savers=", ".join(savers))
+    return problem_of("stop", key, "GPU", used=shown_bytes(used), savers=", ".join(savers))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -10,9 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from library.families.interface import FamilySpec
-from library.preflight.guards import guard_problem
 from library.preflight.machine import Machine
-from library.preflight.registry import Context, check
+from library.preflight.registry import Context, check, problem_of
 from library.util.records import Problem, Target
 
 
@@ -32,11 +31,11 @@ def judge_targets(spec: FamilySpec, encoders: Sequence[Any], targets: Sequence[T
             version = machine.packages.get("transformers", "?")
             example = names[0] if names else "-"
             values = {"version": version, "found": len(names), "layers": layers, "example": example, "stem": stem}
-            found.append(guard_problem("stop", "layers_probe.text", "transformers", python=machine.executable, **values))
+            found.append(problem_of("stop", "layers_probe.text", "transformers", python=machine.executable, **values))
     if not any(t.root == "denoiser" for t in targets):
         version = machine.packages.get("diffusers", "?")
         found.append(
-            guard_problem("stop", "layers_probe", "diffusers", version=version, title=spec.title, python=machine.executable)
+            problem_of("stop", "layers_probe", "diffusers", version=version, title=spec.title, python=machine.executable)
         )
     return found
 

@@ -8,8 +8,9 @@ A check is one small generator function with a decorator:
         if context.flag("network_dim") == 0:
             yield context.stop("dim_zero", where="--network_dim")
 
-Its texts stand under the same key (or ``dim_zero.variant``) in ``texts_en.py`` and ``texts_ja.py``. Importing this
-module costs nothing; ``registered()`` imports the files of checks, none of which imports torch at its top.
+Its texts stand under the same key (or ``dim_zero.variant``) in ``texts.py``, other languages' in the tables of
+``library.util.said``. Importing this module costs nothing; ``registered()`` imports the files of checks, none of which
+imports torch at its top.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from library.preflight.machine import Machine
-from library.preflight.texts import language_of, text
+from library.preflight.texts import TEXTS
 from library.util.records import Problem, Severity
+from library.util.said import say
 
 if TYPE_CHECKING:
     from library.config.run_config import RunConfig
@@ -67,7 +69,6 @@ class Context:
     plan: Any = None
     """The DatasetPlan of ``library.data.scan``."""
     cwd: Path = field(default_factory=Path.cwd)
-    language: str = "en"
     facts: dict[str, Any] = field(default_factory=dict)
     """What one check found out and another needs again (a header, a listing); filled by ``remember``."""
 
@@ -86,9 +87,8 @@ class Context:
         return self.facts[key]
 
     def problem(self, severity: Severity, key: str, where: str, **values: Any) -> Problem:
-        """Make a problem of the text ``key`` in the context's language."""
-        what, remedy = text(key, self.language, values)
-        return Problem(where=where, what=what, remedy=remedy, severity=severity, check=key)
+        """Make a problem of the text ``key``."""
+        return problem_of(severity, key, where, **values)
 
     def stop(self, key: str, where: str, **values: Any) -> Problem:
         """A problem that ends the run after its stage."""
@@ -101,6 +101,12 @@ class Context:
     def note(self, key: str, where: str, **values: Any) -> Problem:
         """One line for information."""
         return self.problem("note", key, where, **values)
+
+
+def problem_of(severity: Severity, key: str, where: str, **values: Any) -> Problem:
+    """Make a problem of the text ``key`` filled with values."""
+    what, remedy = TEXTS[key]
+    return Problem(where, say(what, **values), say(remedy, **values), severity, key)
 
 
 CheckFunction = Callable[[Context], Iterable[Problem]]
@@ -212,7 +218,6 @@ def context_of(flags: Flags, machine: Machine | None = None, config: RunConfig |
         script=flags.script,
         config=config,
         plan=plan,
-        language=language_of(),
     )
 
 

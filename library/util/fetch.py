@@ -16,6 +16,7 @@ from http.client import HTTPResponse, IncompleteRead
 from pathlib import Path
 
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 CHUNK = 1 << 20
 TRIES = 5
@@ -119,7 +120,8 @@ def _direct(url: str) -> str:
 def _require_https(url: str) -> None:
     pieces = urllib.parse.urlsplit(url)
     if pieces.scheme.lower() != "https" and pieces.hostname not in ("localhost", "127.0.0.1", "::1"):
-        raise UserError(Problem("link", f"{redacted(url)} is not an https link.", "Use the https:// form of the link."))
+        raise UserError(Problem("link", say("{link} is not an https link.", link=redacted(url)),
+                                "Use the https:// form of the link."))
 
 
 def _request(plan: Plan, have: int, etag: str) -> urllib.request.Request:
@@ -176,12 +178,12 @@ def _download(plan: Plan, progress: Progress | None) -> Path:
 def _refuse_page(plan: Plan, answer: HTTPResponse) -> None:
     if "text/html" in (answer.headers.get("Content-Type") or ""):
         variable = _variable(plan.url)
-        hint = f" If it asks for a login, set {variable}." if variable else ""
+        hint = say(" If it asks for a login, set {variable}.", variable=variable) if variable else ""
         raise UserError(
             Problem(
                 "link",
-                f"{redacted(plan.url)} leads to a web page, not to a file.",
-                f"Copy the link of the download button itself.{hint}",
+                say("{link} leads to a web page, not to a file.", link=redacted(plan.url)),
+                say("Copy the link of the download button itself.{hint}", hint=hint),
             )
         )
 
@@ -214,21 +216,21 @@ def _note(plan: Plan, record: dict) -> None:
 def _refused(url: str, status: int) -> Problem:
     variable = _variable(url)
     if status in (401, 403):
-        way = (
-            f"Set the environment variable {variable} to a key of your account."
-            if variable and not os.environ.get(variable)
-            else f"The key in {variable} is not accepted: make a new one."
-            if variable
-            else "The server asks for a login: download the file in a browser and give its path."
-        )
-        return Problem("link", f"{redacted(url)} is refused ({status}).", way)
-    return Problem("link", f"{redacted(url)} answers {status}.", "Check the link in a browser.")
+        way = say("The server asks for a login: download the file in a browser and give its path.")
+        if variable and not os.environ.get(variable):
+            way = say("Set the environment variable {variable} to a key of your account.", variable=variable)
+        elif variable:
+            way = say("The key in {variable} is not accepted: make a new one.", variable=variable)
+        return Problem("link", say("{link} is refused ({status}).", link=redacted(url), status=status), way)
+    return Problem("link", say("{link} answers {status}.", link=redacted(url), status=status),
+                   "Check the link in a browser.")
 
 
 def _interrupted(plan: Plan, error: Exception) -> Problem:
     have = plan.part.stat().st_size if plan.part.exists() else 0
     return Problem(
         "link",
-        f"{redacted(plan.url)} could not be downloaded ({type(error).__name__}); {have:,} bytes are here.",
+        say("{link} could not be downloaded ({name}); {have:,} bytes are here.",
+            link=redacted(plan.url), name=type(error).__name__, have=have),
         "Check the connection and start again: the download goes on where it stopped.",
     )

@@ -13,42 +13,26 @@ from typing import TextIO
 
 from library.util.language import language_of
 from library.util.records import Problem
+from library.util.said import in_language, say
+from library.util.secrets import mask
 
 ORDER = {"note": 0, "warn": 1, "stop": 2}
 WORDS = {
-    "en": {
-        "stop": "STOP",
-        "warn": "WARNING",
-        "note": "NOTE",
-        "remedy": "What to do: ",
-        "title": "Before the training starts: {stops} to mend, {warns} to know",
-        "title_stop": "The training did not start: {stops} to mend",
-        "title_warn": "Good to know before the training starts",
-        "begun_stop": "The training stopped: {stops} to mend",
-        "tool_stop": "This did not work: {stops} to mend",
-        "begun_warn": "Seen during the training",
-        "last": "Not started. The cause: {where}: {what}",
-        "begun_last": "Stopped. The cause: {where}: {what}",
-        "more": " (and {more} more above)",
-        "wrapper": '(The lines about a "non-zero exit status" below come from accelerate and add nothing.)',
-    },
-    "ja": {
-        "stop": "中止",
-        "warn": "警告",
-        "note": "メモ",
-        "remedy": "対処: ",
-        "title": "学習を始める前の確認: 要修正 {stops} 件、注意 {warns} 件",
-        "title_stop": "学習を開始できませんでした: 要修正 {stops} 件",
-        "title_warn": "学習開始前のお知らせ",
-        "begun_stop": "学習を中断しました: 要修正 {stops} 件",
-        "tool_stop": "実行できませんでした: 要修正 {stops} 件",
-        "begun_warn": "学習中のお知らせ",
-        "last": "開始できませんでした。原因: {where}: {what}",
-        "begun_last": "中断しました。原因: {where}: {what}",
-        "more": " (ほか {more} 件は上にあります)",
-        "wrapper": '(この下に出る accelerate の "non-zero exit status" は、終了したという知らせだけで、原因ではありません。)',
-    },
+    "stop": "STOP",
+    "warn": "WARNING",
+    "note": "NOTE",
+    "remedy": "What to do: ",
+    "title": "Before the training starts: {stops} to mend, {warns} to know",
+    "title_stop": "The training did not start: {stops} to mend",
+    "title_warn": "Good to know before the training starts",
+    "begun_stop": "The training stopped: {stops} to mend",
+    "begun_warn": "Seen during the training",
+    "last": "Not started. The cause: {where}: {what}",
+    "begun_last": "Stopped. The cause: {where}: {what}",
+    "more": " (and {more} more above)",
+    "wrapper": '(The lines about a "non-zero exit status" below come from accelerate and add nothing.)',
 }
+"""The frame's own words; other languages have them in their tables."""
 
 
 @dataclass(frozen=True)
@@ -105,41 +89,39 @@ def _pieces(text: str) -> list[str]:
 
 
 def render(
-    problems: Sequence[Problem], width: int = 96, language: str = "en", ascii_only: bool = False, begun: bool = False,
-    tool: bool = False,
+    problems: Sequence[Problem], width: int = 96, language: str = "en", ascii_only: bool = False, begun: bool = False
 ) -> str:
-    """Lay problems out in a frame of ``width`` columns, worst last; "" where there are none.
-
-    ``begun``: a training was under way; ``tool``: it is no training at all.
-    """
+    """Lay problems out in a frame of ``width`` columns, worst last; "" where there are none."""
     if not problems:
         return ""
     box = ASCII if ascii_only else BOX
-    words = WORDS[language]
     stops = sum(p.severity == "stop" for p in problems)
     warns = len(problems) - stops
-    if tool and stops:
-        key = "tool_stop"
-    elif begun:
+    if begun:
         key = "begun_stop" if stops else "begun_warn"
     else:
         key = "title" if stops and warns else "title_stop" if stops else "title_warn"
-    lines = [f"{box.corners[0]}{box.line * 2} {words[key].format(stops=stops, warns=warns)} "]
+    lines = [f"{box.corners[0]}{box.line * 2} {_word(key, language, stops=stops, warns=warns)} "]
     lines[0] += box.line * max(0, width - columns(lines[0]))
     for number, problem in enumerate(sorted(problems, key=lambda p: ORDER[p.severity])):
         if number:
             lines.append(box.corners[2] + box.thin * (width - 1))
-        lines += [f"{box.left} {line}".rstrip() for line in _entry(problem, words, width - 2)]
+        lines += [f"{box.left} {line}".rstrip() for line in _entry(problem, language, width - 2)]
     lines.append(box.corners[1] + box.line * (width - 1))
     return "\n".join(lines)
 
 
-def _entry(problem: Problem, words: dict[str, str], width: int) -> list[str]:
+def _word(key: str, language: str, **values: object) -> str:
+    return in_language(say(WORDS[key], **values), language)
+
+
+def _entry(problem: Problem, language: str, width: int) -> list[str]:
     """The lines of one problem: a head with the place, what is wrong, what to do."""
-    lines = wrap(f"{words[problem.severity]}  {problem.where}", width)
-    lines += [f"   {line}" for line in wrap(problem.what, width - 3)]
-    if problem.remedy:
-        lines += [f"   {line}" for line in wrap(words["remedy"] + problem.remedy, width - 3)]
+    what, remedy = (mask(in_language(text, language)) for text in (problem.what, problem.remedy))
+    lines = wrap(f"{_word(problem.severity, language)}  {mask(in_language(problem.where, language))}", width)
+    lines += [f"   {line}" for line in wrap(what, width - 3)]
+    if remedy:
+        lines += [f"   {line}" for line in wrap(_word("remedy", language) + remedy, width - 3)]
     return lines
 
 
@@ -150,11 +132,11 @@ def last_line(
     stops = [p for p in problems if p.severity == "stop"]
     if not stops:
         return ""
-    words = WORDS[language]
-    line = words["begun_last" if begun else "last"].format(where=stops[0].where, what=" ".join(stops[0].what.split()))
-    line += words["more"].format(more=len(stops) - 1) if len(stops) > 1 else ""
+    where, what = (mask(" ".join(in_language(text, language).split())) for text in (stops[0].where, stops[0].what))
+    line = _word("begun_last" if begun else "last", language, where=where, what=what)
+    line += _word("more", language, more=len(stops) - 1) if len(stops) > 1 else ""
     if launched if launched is not None else "ACCELERATE_MIXED_PRECISION" in os.environ:
-        line += "\n" + words["wrapper"]
+        line += "\n" + _word("wrapper", language)
     return line
 
 
@@ -197,7 +179,7 @@ def show(
     stream = sys.stderr if stream is None else stream
     encoding = stream.encoding
     language = language or language_of()
-    if not can_show(WORDS[language]["last"], encoding):
+    if not can_show(_word("last", language, where="", what=""), encoding):
         language = "en"
     width = max(60, min(110, shutil.get_terminal_size((96, 24)).columns - 1))
     text = render(problems, width, language, not can_show("━┃┏┗┠─", encoding), begun)

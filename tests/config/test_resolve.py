@@ -216,7 +216,7 @@ def test_all_contradictions_are_reported_together():
 
 
 def test_cached_captions_must_not_change():
-    with pytest.raises(UserError, match="shuffle_caption and caption_tag_dropout_rate are on"):
+    with pytest.raises(UserError, match="these are on: shuffle_caption, caption_tag_dropout_rate"):
         resolved(
             [
                 "--cache_text_encoder_outputs",

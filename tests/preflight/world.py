@@ -155,7 +155,7 @@ class World:
         config = resolve(made, lambda source, flags: Detected(family))
         context = context_of(made, Machine.fake(**(machine or {})))
         found = scan(config.data, ScanRules(bucket_step=64)) if plan else None
-        return later(replace(context, cwd=self.root, language="en"), config, found)
+        return later(replace(context, cwd=self.root), config, found)
 
     def argv(self, **flags: Any) -> list[str]:
         """A command line of the good flags with changes; None leaves a flag out."""
