@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from library.util.records import Problem, UserError
+from networks import keys
 from networks.request import NetworkRequest
 
 # word behind --network_module -> our module; kohya has one LoRA file per architecture, here the targets differ
@@ -55,6 +56,16 @@ def readers(module_name: str, programs: Sequence[str]) -> tuple[str, ...]:
     """
     plain = _OURS.get(module_name) in PLAIN
     return tuple(program for program in programs if plain or program != "diffusers")
+
+
+_OF_KIND = {"lora": "networks.lora", "loha": "networks.loha", "lokr": "networks.lokr", "oft": "networks.oft"}
+"""Kind of adapter in a file -> the module of ours that runs it; lycoris runs the others."""
+
+
+def module_of(tensors: Mapping[str, Any]) -> str:
+    """The network module that runs a file's adapter, by its tensors."""
+    turned_otherwise = any(key.endswith(".rescale") for key in tensors)  # lycoris' diag-oft, whose rules differ from kohya's
+    return "lycoris.kohya" if turned_otherwise else _OF_KIND.get(str(keys.identify(tensors).kind), "lycoris.kohya")
 
 
 def load_module(module_name: str) -> ModuleType:

@@ -33,9 +33,10 @@ ROOMS: dict[str, set[str]] = {
     "save": {"data", "networks", "families", "diffusion", "config", "util"},
     "lorafile": {"networks", "families", "save", "util"},
     "report": {"sample", "save", "data", "config", "util"},
+    "study": {"report", "lorafile", "sample", "save", "data", "networks", "families", "diffusion", "config", "flags", "util"},
     "preflight": {"report", "lorafile", "sample", "save", "data", "networks", "families", "optim", "config", "diffusion",
                   "flags", "util"},
-    "train": {"preflight", "report", "lorafile", "sample", "save", "data", "networks", "families", "optim", "config",
+    "train": {"preflight", "study", "report", "lorafile", "sample", "save", "data", "networks", "families", "optim", "config",
               "diffusion", "flags", "util"},
 }
 """Room -> rooms it may import besides itself; lowest first. What stands outside the rooms may import all."""

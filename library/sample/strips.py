@@ -51,7 +51,7 @@ def strip(rows: Sequence[Row], title: str = "", scale: int | None = None, column
     blocks = _abreast([_row(row, factor) for row in rows], columns)
     width = max(block.width for block in blocks)
     if title:
-        blocks.insert(0, _text(title, width, 18, INK))
+        blocks.insert(0, text_block(title, width, 18, INK))
     height = sum(block.height for block in blocks) + GAP * (len(blocks) + 1)
     sheet = Image.new("RGB", (width + 2 * GAP, height), BACKGROUND)
     top = GAP
@@ -86,7 +86,7 @@ def _row(row: Row, factor: int) -> Image.Image:
     pairs = list(zip(columns, row.cells, strict=True))
     captions = max(column.height - cell.picture.height * factor for column, cell in pairs)
     width = sum(column.width for column in columns) + GAP * (len(columns) - 1)
-    title = _text(row.title, width, 13, INK) if row.title else None
+    title = text_block(row.title, width, 13, INK) if row.title else None
     top = 0 if title is None else title.height + GAP // 2
     height = top + captions + max(cell.picture.height * factor for cell in row.cells)
     block = Image.new("RGB", (width, height), BACKGROUND)
@@ -107,14 +107,14 @@ def _cell(cell: Cell, factor: int) -> Image.Image:
     picture = cell.picture.convert("RGB").resize((width, height), Image.Resampling.NEAREST)
     if not cell.caption:
         return picture
-    caption = _text(cell.caption, width, 12, FAINT)
+    caption = text_block(cell.caption, width, 12, FAINT)
     column = Image.new("RGB", (width, height + caption.height + 2), BACKGROUND)
     column.paste(caption, (0, 0))
     column.paste(picture, (0, caption.height + 2))
     return column
 
 
-def _text(text: str, width: int, size: int, ink: str) -> Image.Image:
+def text_block(text: str, width: int, size: int, ink: str) -> Image.Image:
     """A text as a picture of ``width`` pixels, in at most three lines."""
     from PIL import Image, ImageDraw
 

@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from library.config.run_config import RunConfig
 from library.sample.images import Drawn, Place, draw_samples
 from library.sample.jobs import SampleOptions
+from library.sample.loras import hung
 from library.sample.prompts import PromptLine
-from networks import registry as networks
-from networks.registry import NetworkRequest
 
 from .loop import StepLog
 from .watchers import Idle
 
 if TYPE_CHECKING:
     from .session import Session
-
-
-@contextmanager
-def further_loras(session: Session, loras: Sequence[tuple[str, float]]) -> Iterator[None]:
-    """Hang LoRA files on the model, each at its strength, for the length of the block."""
-    hung: list[Any] = []
-    try:
-        for file, strength in loras:
-            request = NetworkRequest(targets=session.family.adapter_targets(session.parts), vae=session.parts.vae,
-                                     text_encoders=session.parts.text_encoders, denoiser=session.parts.denoiser,
-                                     multiplier=strength)
-            network, tensors = networks.create_from_weights("networks.lora", request, Path(file), for_inference=True)
-            network.to(session.device).requires_grad_(False)
-            network.apply_to(session.parts.text_encoders, session.parts.denoiser)
-            hung.append(network)
-            network.load_tensors(tensors, file)
-        yield
-    finally:
-        for network in reversed(hung):
-            network.remove()
 
 
 @dataclass
@@ -82,4 +59,4 @@ class Sampling(Idle):
         return SampleOptions(
             sampler=self.config.sample.sampler, schedule=session.schedule, device=session.device,
             autocast=session.precision.autocast, at_strength=session.multiplier,
-            extra=lambda: further_loras(session, self.config.sample.loras), modules=(session.network,))
+            extra=lambda: hung(session.family, session.parts, self.config.sample.loras, session.device), modules=(session.network,))

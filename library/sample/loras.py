@@ -1,0 +1,46 @@
+"""LoRA files on a model for the length of a block, each at its strength: for pictures and for measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from library.families.interface import Family, Parts
+from library.util.tensorfile import read_tensors
+from networks import registry as networks
+from networks.request import NetworkRequest
+
+Lora = tuple[str | Path, float]
+"""(file, strength)."""
+
+
+def create(family: Family, parts: Parts, file: str | Path, strength: float = 1.0) -> tuple[Any, dict[str, Any]]:
+    """A network with the modules of a file of any kind, not on the model yet, and the file's tensors.
+
+    Raises UserError where the file is none of this model's, or of a kind that needs a package that is not installed.
+    """
+    tensors = read_tensors(Path(file))
+    targets = [*family.adapter_targets(parts), *family.extra_targets(parts)]  # a file may have been trained on a preset
+    request = NetworkRequest(targets=targets, vae=parts.vae, text_encoders=parts.text_encoders, denoiser=parts.denoiser,
+                             multiplier=strength)
+    return networks.create_from_weights(networks.module_of(tensors), request, tensors, for_inference=True)
+
+
+@contextmanager
+def hung(family: Family, parts: Parts, loras: Sequence[Lora], device: Any = "cpu") -> Iterator[list[Any]]:
+    """Hang LoRA files on the model for the length of the block; yields their networks, whose multipliers are live."""
+    networks_hung: list[Any] = []
+    try:
+        for file, strength in loras:
+            network, tensors = create(family, parts, file, strength)
+            network.to(device).requires_grad_(False)
+            network.apply_to(parts.text_encoders, parts.denoiser)
+            networks_hung.append(network)
+            network.load_tensors(tensors, str(file))
+            network.eval()
+        yield networks_hung
+    finally:
+        for network in reversed(networks_hung):
+            network.remove()
