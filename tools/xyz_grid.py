@@ -17,10 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from library.lorafile import command
 from library.sample.prompts import PromptLine, parse_line, read_prompts
 from library.study import axes
-from library.util import log
+from library.util import command, log
 from library.util.records import Problem, UserError
 
 HELP = {
@@ -62,7 +61,7 @@ def setup_parser() -> argparse.ArgumentParser:
     parser.add_argument("--title", default="", help="words above the grid")
     parser.add_argument("--magnify", type=int, help="whole number that pictures are magnified by in the PNG")
     parser.add_argument("--output", default="grid.png", help="PNG to write; a page of the same name lies beside it")
-    command.add_device(parser)
+    parser.add_argument("--device", help="where to compute: cpu, cuda, cuda:1, mps")
     return parser
 
 

@@ -111,17 +111,18 @@ def _files(text: str, given: Given) -> list[Point]:
     points = []
     for word in words(text):
         if word == "none":
-            points.append(_file_point(None, "without"))
+            points.append(file_point(None, "without"))
             continue
         path = Path(word)
         named = sorted(path.parent.glob(path.name)) if any(mark in path.name for mark in "*?") else [find(word, given)]
         if not named:
             raise UserError(Problem("file=", f"no file matches {word}", "Check the path; * stands for any letters."))
-        points += [_file_point(one, one.stem) for one in named]
+        points += [file_point(one, one.stem) for one in named]
     return points
 
 
-def _file_point(path: Path | None, label: str) -> Point:
+def file_point(path: Path | None, label: str) -> Point:
+    """A point that chooses the main file; None = the base model alone."""
     return Point(label, lambda cell: replace(cell, main=path))
 
 
@@ -131,7 +132,7 @@ def _series(counted: str) -> Callable[[str, Given], list[Point]]:
             raise UserError(Problem(f"{counted}=", "no file is given whose series could be taken",
                                     "Add --lora FILE, any file of the run."))
         members = [m for m in series.of_run(given.cell.main) if m.counted in (counted, "last")]
-        return [_file_point(None if m is None else m.path, "without" if m is None else _label(m, counted))
+        return [file_point(None if m is None else m.path, "without" if m is None else _label(m, counted))
                 for word in words(text) for m in _chosen(word, counted, members)]
 
     return points
