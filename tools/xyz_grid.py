@@ -71,7 +71,7 @@ def with_config(args: argparse.Namespace) -> argparse.Namespace:
         from library.study.settings import run_of
 
         for name, value in run_of(Path(args.config_file)).items():
-            if vars(args)[name] is None:
+            if name in vars(args) and vars(args)[name] is None:
                 setattr(args, name, value)
     if not args.pretrained_model_name_or_path:
         raise UserError(Problem("--pretrained_model_name_or_path", "no base model is named",
@@ -109,7 +109,8 @@ def work(args: argparse.Namespace) -> None:
     cell, given, (x, y, z) = plan_of(args)
     from library.study import grid, grid_files
     from library.study.drawing import Asked, open_model
-    from library.study.likeness import embedder, training_pictures
+    from library.study.likeness import embedder
+    from library.study.material import opened, paths_of
 
     plan = grid.Plan(cell, z, y, x, given, args.batch)
     count = len(plan.cells()) * args.batch
@@ -119,7 +120,7 @@ def work(args: argparse.Namespace) -> None:
     drawn = grid.draw(plan, drawing, lambda done, total: command.tell(f"  {done} of {total} pictures"))
     if args.score or args.likeness:
         judge = grid.Judge(embedder(args.likeness) if args.likeness else None,
-                           tuple(training_pictures(Path(args.train_data_dir))) if args.train_data_dir else ())
+                           tuple(opened(paths_of(Path(args.train_data_dir), 64))) if args.train_data_dir else ())
         drawn = grid.scored(drawn, drawing, judge)
     written = grid_files.write(drawn, Path(args.output), args.pretrained_model_name_or_path, args.title, args.magnify)
     if drawn.suggested is not None:

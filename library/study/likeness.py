@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from library.data.files import numbered_folders, pictures
 from library.families.interface import Family, Parts
 from library.sample.undisturbed import random_states_kept
 from library.util.records import Problem, UserError
@@ -100,19 +98,3 @@ def embedder(source: str) -> Embedder:
                                 f"({str(error).splitlines()[0][:120]})",
                                 "Name a folder or hub id of a CLIP model, such as openai/clip-vit-base-patch32, or leave "
                                 "--likeness out: the distance to the base model is measured without it.")) from error
-
-
-def training_pictures(folder: Path, most: int = 64) -> list[Image.Image]:
-    """Pictures of a training folder (``N_name`` folders or the pictures themselves), at most ``most``, evenly taken."""
-    from PIL import Image
-
-    numbered, _ = numbered_folders(folder)
-    paths = [path for one in numbered for path in pictures(one.path)] or pictures(folder)
-    if not paths:
-        raise UserError(Problem("--train_data_dir", f"{folder} holds no pictures", "Give the folder of the training pictures."))
-    step = max(1, len(paths) // most)
-    found = []
-    for path in paths[::step][:most]:
-        with Image.open(path) as picture:
-            found.append(picture.convert("RGB"))
-    return found

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from library.optim.rates import logged_rates
 from library.report import before_after, curves, page, trackers
 from library.report.record import BEFORE_AND_AFTER, LOSS_PLOT, FileLine, RunReport, SampleLine
+from library.util.records import SavedFile
 
 from .loop import Length, StepLog
 from .sampling import Sampling
@@ -73,8 +74,8 @@ class Telling(Idle):
         report.steps, report.epochs, report.seconds = progress.step, self.length.epochs, time.time() - self.started
         if progress.step < self.length.steps:
             report.stopped = f"{self.length.steps - progress.step} steps before its end"
-        report.files = [FileLine(Path(file.path), Path(file.path).stat().st_size, file.sha256,
-                                 loads_in=tuple(self.loads_in)) for file in self.saving.files]
+        report.files = [FileLine(Path(file.path), Path(file.path).stat().st_size, file.sha256, _count(file, "ss_epoch"),
+                                 _count(file, "ss_steps"), tuple(self.loads_in)) for file in self.saving.files]
         report.states = list(self.saving.states)
         report.samples = self._sample_lines()
         if session.accelerator.is_main_process:
@@ -95,3 +96,8 @@ class Telling(Idle):
         if pair is not None:
             self.report.pictures[BEFORE_AND_AFTER] = pair
         self.report.pictures["Report"] = page.write_page(self.report, self.folder / "report.html")
+
+
+def _count(file: SavedFile, key: str) -> int | None:
+    """An epoch or step from a file's metadata; None where the user wanted none in it."""
+    return int(file.metadata[key]) if key in file.metadata else None

@@ -1,0 +1,46 @@
+"""Captions and pictures of a training folder, as tries of a finished file need them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from library.data.files import caption_file, numbered_folders, pictures, read_caption
+from library.util.records import Problem, UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+EVERYDAY = ("a photo of a dog in a park", "a mountain lake at sunset", "a bowl of fruit on a wooden table",
+            "a city street at night", "an old house with a garden", "a sailing boat on the sea")
+"""Neutral prompts where nobody names any: things that most models know and few LoRAs are about."""
+
+
+def paths_of(folder: Path, most: int) -> list[Path]:
+    """Pictures of a training folder (``N_name`` folders, or the pictures themselves), at most ``most``, evenly taken."""
+    if not folder.is_dir():
+        raise UserError(Problem("--train_data_dir", f"there is no folder {folder}", "Check the path."))
+    numbered, _ = numbered_folders(folder)
+    paths = [path for one in numbered for path in pictures(one.path)] or pictures(folder)
+    if not paths:
+        raise UserError(Problem("--train_data_dir", f"{folder} holds no pictures", "Give the folder of the training pictures."))
+    return paths[::max(1, len(paths) // most)][:most]
+
+
+def opened(paths: Sequence[Path], size: tuple[int, int] | None = None) -> list[Image.Image]:
+    """The pictures in RGB, brought to ``size`` (width, height) where one is given."""
+    from PIL import Image, ImageOps
+
+    found = []
+    for path in paths:
+        with Image.open(path) as picture:
+            upright = ImageOps.exif_transpose(picture).convert("RGB")
+            found.append(upright if size is None else ImageOps.fit(upright, size))
+    return found
+
+
+def captions(paths: Sequence[Path], extension: str) -> list[str]:
+    """The captions of pictures, those without one left out."""
+    files = [caption_file(path, extension) for path in paths]
+    return [lines[0] for file in files if file is not None and (lines := read_caption(file).lines) and lines[0]]
