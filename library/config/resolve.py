@@ -142,7 +142,8 @@ def _better(flags: Flags, family: Family, options: Mapping[str, Any]) -> dict[st
 
 def _advice(family: Family, better: Mapping[str, Any]) -> Problem:
     settings = " ".join(f"--{name}={value}" for name, value in better.items())
-    return Problem("--recommended", f"For {family.SPEC.title} {settings} is documented as better than the defaults that hold.",
+    return Problem("--recommended", say("For {title} {settings} is documented as better than the defaults that hold.",
+                                          title=family.SPEC.title, settings=settings),
                    "Add --recommended to use it.", "note", "settings")  # fmt: skip
 
 

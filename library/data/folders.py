@@ -83,7 +83,8 @@ def _judge_leftovers(folder: Path, flag: str, others: list[Path], found: Found) 
                    say('Rename "{name}" to "1_{name}" (the number is how often each picture is repeated).', name=name))
     loose = files.pictures(folder)
     if loose:
-        found.warn(flag, say('{count} pictures lie directly in "{folder}" and are left out.', count=len(loose), folder=folder),
+        found.warn(flag, say('{count:picture lies|pictures lie} directly in "{folder}" and left out.',
+                             count=len(loose), folder=folder),
                    "Put them into one of the numbered folders, or remove them.")
 
 
@@ -106,14 +107,30 @@ def _judge_folder(folder: Path, flag: str, others: list[Path], found: Found) -> 
         found.stop(flag, say('no folder in "{folder}" has a number of repeats in front: {names}.', folder=folder, names=names),
                    say('Rename "{name}" to "1_{name}" (the number is how often each picture is repeated).', name=name))
         return
-    deeper = [path for path in others if any(one.repeats >= 1 for one in files.numbered_folders(path)[0])]
-    if deeper:
-        found.stop(flag, say('"{folder}" is one level too high: the numbered folders are in "{name}".',
-                             folder=folder, name=deeper[0].name),
-                   say('Give {flag}="{deeper}".', flag=flag, deeper=deeper[0]))
+    deeper = _numbered_below(others)
+    if deeper is not None:
+        found.stop(flag, say('"{folder}" is too high: the numbered folders are in "{name}".',
+                             folder=folder, name=deeper.relative_to(folder)),
+                   say('Give {flag}="{deeper}".', flag=flag, deeper=deeper))
     else:
         found.stop(flag, say('there are no pictures in "{folder}".', folder=folder),
                    say('Pictures {kinds} belong into folders such as "{example}".', kinds=KINDS, example=folder / "10_name"))
+
+
+def _numbered_below(folders: list[Path], levels: int = 3, most: int = 300) -> Path | None:
+    """The first folder, the highest ones first, that holds numbered folders with pictures; at most ``most`` are opened."""
+    for _ in range(levels):
+        below: list[Path] = []
+        for folder in folders[:most]:
+            try:
+                numbered, others = files.numbered_folders(folder)
+                if any(one.repeats >= 1 and files.pictures(one.path) for one in numbered):
+                    return folder
+            except OSError:
+                continue
+            below += others
+        folders, most = below, most - len(folders)
+    return None
 
 
 def judge_empty(folder: Path, found: Found) -> None:

@@ -127,6 +127,7 @@ def troubles() -> list[tuple[str, list[Problem]]]:
 
 def shown(text: str) -> str:
     """A text with its value names in angle brackets."""
+    text = re.sub(r"\{(\w+):[^|}]+\|([^}]+)\}", r"‹\1› \2", text)
     return re.sub(r"\{(\w+)\}", r"‹\1›", text).replace("{{", "{").replace("}}", "}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from library.preflight.registry import Context, check
 from library.preflight.words import size_of
@@ -294,10 +295,10 @@ def check_log_with(context: Context) -> Iterator[Problem]:
         elif not (
             context.flag("wandb_api_key")
             or machine.env.get("WANDB_API_KEY")
-            or _in_netrc(context, "api.wandb.ai")
-            or machine.env.get("WANDB_MODE") in ("offline", "disabled")
+            or _in_netrc(context, urlsplit(machine.env.get("WANDB_BASE_URL", "")).hostname or "api.wandb.ai")
+            or machine.env.get("WANDB_MODE") in ("offline", "dryrun", "disabled")
         ):
-            yield context.warn("log_with.key", "--log_with")
+            yield context.stop("log_with.key", "--log_with")
 
 
 @check("tensorboard_missing", level="words", row="F36")

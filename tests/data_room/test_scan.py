@@ -35,7 +35,7 @@ def test_a_missing_caption_is_the_folders_words(tmp_path):
     picture(tmp_path / "train" / "2_red cube" / "a.png", caption=None)
     plan = folder_plan(tmp_path)
     assert plan.items[0].caption == "red cube" and not plan.items[0].has_caption
-    assert any("have no .txt caption" in what for what in words(plan, "warn"))
+    assert any("1 of 1 picture has no .txt caption" in what for what in words(plan, "warn"))
 
 
 def test_another_ending_of_captions_is_named(tmp_path):
@@ -54,7 +54,8 @@ LAYOUTS = {
     "one level too deep": (("train/a.png",), "10_x", "one level too deep"),
     "pictures without a folder": (("train/a.png",), "train", "not in a folder with a number"),
     "no numbers": (("train/cats/a.png",), "train", "has a number of repeats in front"),
-    "one level too high": (("train/set/10_x/a.png",), "train", "one level too high"),
+    "one level too high": (("train/set/10_x/a.png",), "train", 'too high: the numbered folders are in "set"'),
+    "three levels too high": (("train/a/b/c/10_x/a.png",), "train", 'too high: the numbered folders are in "'),
     "nothing": (("train/10_x/note.doc",), "train", "no picture to train on"),
     "empty": (("train/note.doc",), "train", "no pictures in"),
 }
@@ -81,7 +82,7 @@ def test_a_path_that_is_not_there_is_told_by_its_nearest_part(tmp_path):
 @pytest.mark.parametrize("names,expected", [
     (["10_x/a.png", "cats/b.png"], "folders without a number are left out: cats"),
     (["10_x/a.png", "0_y/b.png"], "fewer than one repeat are left out: 0_y"),
-    (["10_x/a.png", "b.png"], "1 pictures lie directly"),
+    (["10_x/a.png", "b.png"], "1 picture lies directly"),
     (["10_x/a.png", "10_y/z/b.png"], "only in folders inside it: z"),
     (["10_x/a.png", "10_y/b.gif"], "files of kind .gif"),
     (["10_x/a.png", "10_y/readme"], "there are no pictures in this folder"),
@@ -100,7 +101,7 @@ def test_a_strength_in_a_folders_name_is_used_and_announced(tmp_path):
     plan = folder_plan(tmp_path)
     assert {item.caption: item.strength for item in plan.items} == {
         "big eyes": 0.5, "small eyes": -0.5, "eyes": 0.0, "s_eyes": 0.0}
-    assert any("10_s+0.5_big eyes trains at +0.5" in what for what in words(plan, "note"))
+    assert any("10_s+0.5_big eyes (+0.5)" in what for what in words(plan, "note"))
 
 
 def test_folders_are_taken_by_name_or_in_the_systems_order_as_asked(tmp_path):
@@ -212,7 +213,7 @@ def test_an_empty_caption_file_is_an_empty_caption(tmp_path):
     picture(tmp_path / "train" / "1_word" / "a.png", caption="")
     plan = folder_plan(tmp_path)
     assert plan.items[0].caption == "" and plan.items[0].has_caption and not words(plan, "stop")
-    assert any("captions are empty" in what for what in words(plan, "note"))
+    assert any("1 caption is empty" in what for what in words(plan, "note"))
 
 
 def test_a_name_with_face_data_shares_the_caption_of_its_picture(tmp_path):
@@ -294,8 +295,8 @@ def test_masks_are_found_by_name_and_must_fit_their_pictures(tmp_path):
     subset = SubsetConfig(tmp_path / "images", conditioning_data_dir=tmp_path / "masks", caption_extension=".txt")
     plan = subsets_plan(subset)
     assert plan.items[0].mask_file == tmp_path / "masks" / "a.jpg"
-    assert any("no mask for 1 pictures: b.png" in what for what in words(plan, "stop"))
-    assert any("belong to no picture: c" in what for what in words(plan, "warn"))
+    assert any("no mask for 1 picture: b.png" in what for what in words(plan, "stop"))
+    assert any("1 mask belongs to no picture: c" in what for what in words(plan, "warn"))
     picture(tmp_path / "masks" / "b.png", (32, 32), caption=None)
     assert any("is 32x32, its picture 64x48" in what for what in words(subsets_plan(subset), "stop"))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from library.preflight import probes
+from library.preflight.machine import Machine
 from library.preflight.registry import LEVELS, check, context_of, merge, registered, run, run_check, unique
 from library.preflight.texts import TEXTS
 from library.util.language import language_of
@@ -144,3 +145,19 @@ def test_no_warning_of_a_missing_gpu_is_more_than_one(world: World) -> None:
 
 def test_data_checks_need_a_plan(world: World) -> None:
     assert not any(run_check(c, world.full(plan=False)) for c in registered() if c.name in DATA and "plan" in c.needs)
+
+
+@pytest.mark.parametrize(("variables", "netrc"), [
+    ({"WANDB_API_KEY": "k"}, ""), ({"WANDB_MODE": "offline"}, ""), ({"WANDB_MODE": "disabled"}, ""),
+    ({}, "machine api.wandb.ai login user password k"),
+    ({"WANDB_BASE_URL": "https://wandb.mine.org"}, "machine wandb.mine.org login user password k"),
+])
+def test_wandb_without_a_login_stops_and_with_one_is_silent(world: World, variables: dict[str, str], netrc: str) -> None:
+    home = world.root / "home"
+    home.mkdir()
+    packages = {**Machine.fake().packages, "wandb": "0.20"}
+    bare = world.context(log_with="wandb", machine={"env": {}, "home": home, "packages": packages})
+    assert [(p.severity, p.check) for p in fire("log_with", bare)] == [("stop", "log_with.key")]
+    (home / ".netrc").write_text(netrc, encoding="utf-8")
+    logged_in = world.context(log_with="wandb", machine={"env": variables, "home": home, "packages": packages})
+    assert fire("log_with", logged_in) == []
