@@ -100,7 +100,7 @@ def product(up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
 
 def tucker(core: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """A kernel [outputs, inputs, ...] from a core [dim, dim, ...] between a [dim, outputs] and b [dim, inputs]."""
-    return torch.einsum("ij...,ip,jr->pr...", core, a, b)
+    return torch.einsum("ij...,ip,jr->pr...", core, a, b).contiguous()
 
 
 def product_norm(up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:

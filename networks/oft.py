@@ -97,6 +97,11 @@ def named(targets: Sequence[Target]) -> list[Target]:
     return [replace(t, name=PREFIX + t.name.removeprefix("lora_unet_")) for t in targets if t.root == "denoiser"]
 
 
+def plain_name(name: str) -> str:
+    """The name that other kinds have for an OFT module's layer."""
+    return name.replace(PREFIX, "lora_unet_", 1) if name.startswith(PREFIX) else name
+
+
 def _wanted(target: Target, options: OftOptions) -> bool:
     if target.conv_only:
         return options.enable_conv

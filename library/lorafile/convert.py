@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from library.families import blank, registry
 from library.lorafile.file import LoraFile
 from library.util.records import Problem, Target, UserError
-from networks import keys
+from networks import keys, oft
 
 if TYPE_CHECKING:
     import torch
@@ -46,16 +45,20 @@ def family_of(lora: LoraFile) -> str:
 
 def _fitting(lora: LoraFile, targets: Sequence[Target]) -> int:
     found, _ = for_targets(lora.modules, targets)
-    inputs = {t.name: t.module.weight.shape[1] for t in targets}
+    inputs = {t.name: t.module.weight.shape[1] for t in [*targets, *oft.named(targets)]}
     return sum(keys.DOWN not in parts or parts[keys.DOWN].shape[1] == inputs[name] for name, parts in found.items())
 
 
 def for_targets(modules: keys.Modules, targets: Sequence[Target]) -> tuple[keys.Modules, list[str]]:
     """Modules under the names of a model's targets, those that the original fuses taken apart; and the stems that the
     model does not have."""
-    # OFT files have a prefix of their own before the same names.
-    renamed = {re.sub(r"^oft_unet_", "lora_unet_", stem): parts for stem, parts in modules.items()}
-    return keys.to_kohya(keys.flatten(renamed), keys.Names.of(targets))
+    return keys.to_kohya(keys.flatten(modules), names_for(modules, targets))
+
+
+def names_for(modules: keys.Modules, targets: Sequence[Target]) -> keys.Names:
+    """The names of a model's modules as the file's kind spells them: kohya's OFT has a prefix of its own."""
+    turned = any(keys.is_kohyas_oft(stem) for stem in modules)
+    return keys.Names.of(oft.named(targets) if turned else targets)
 
 
 def convert(lora: LoraFile, to: keys.FileFormat, family: str | None = None) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -69,4 +72,4 @@ def convert(lora: LoraFile, to: keys.FileFormat, family: str | None = None) -> t
     if not found:
         raise UserError(Problem(str(lora.path), f"{registry.get(chosen).SPEC.title} has none of its modules (such as "
                                 f"{unknown[0]})", "Give the right --family."))
-    return keys.from_kohya(keys.flatten(found), to, keys.Names.of(targets)), unknown
+    return keys.from_kohya(keys.flatten(found), to, names_for(lora.modules, targets)), unknown

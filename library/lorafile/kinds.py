@@ -115,26 +115,65 @@ def as_lora(svd_factors: tuple[torch.Tensor, torch.Tensor], kernel: tuple[int, .
             keys.ALPHA: torch.tensor(alpha, dtype=dtype)}
 
 
-def change(stem: str, parts: Parts, weight: torch.Tensor) -> torch.Tensor:
-    """What a module adds to its layer's ``weight`` at multiplier 1: fp32, in the weight's shape.
+def change(stem: str, parts: Parts, weight: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
+    """What a module adds to its layer's ``weight`` at a strength: fp32, in the weight's shape.
 
     Raises UserError where the module's size is another than the layer's, or its kind is not known here.
     """
-    kind = keys.kind_of(parts)
+    kind = "rotation" if keys.kind_of(parts) == "oft" and not keys.is_kohyas_oft(stem) else keys.kind_of(parts)
     weight = weight.float()
     if kind in FACTORS:
         found = FACTORS[kind](parts)
         delta = found.up @ found.down if found is not None else _tucker(parts)
     elif kind in CHANGES:
-        delta = CHANGES[kind](parts, weight)
+        return _fitting(stem, CHANGES[kind](parts, weight) * strength, weight)
+    elif kind == "rotation":
+        return _fitting(stem, _rotated(stem, parts, weight, strength), weight)
     else:
         raise UserError(Problem(stem, f"modules of the kind {kind} cannot be merged into a weight",
                                 "Use the file at run time instead of merging it."))
+    delta = _fitting(stem, delta, weight)
+    return (_dora(parts, weight, delta) if keys.DORA in parts else delta) * strength
+
+
+def _fitting(stem: str, delta: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     if delta.numel() != weight.numel():
         what = f"its change has {keys.shape_text(delta.shape)} values, the layer's weight {keys.shape_text(weight.shape)}"
         raise UserError(Problem(stem, what, "Use a LoRA that was made for this model's architecture."))
-    delta = delta.reshape(weight.shape)
-    return _dora(parts, weight, delta) if keys.DORA in parts else delta
+    return delta.reshape(weight.shape)
+
+
+def _rotated(stem: str, parts: Parts, weight: torch.Tensor, strength: float) -> torch.Tensor:
+    """lycoris' diag-oft (blocks [k, n, n]) and BOFT (stages of blocks [m, k, n, n]) with its rule for strengths.
+
+    Each stage is moved from the identity towards its rotation by the strength; ``rescale`` then acts whole.
+    """
+    import torch
+
+    blocks = parts["oft_blocks"].float()
+    skew = blocks - blocks.transpose(-1, -2)
+    bound = (keys.alpha_of(parts) or 0.0) * weight.shape[0]
+    norm = skew.norm() + 1e-8
+    if 0 < bound < norm:
+        skew = skew * (bound / norm)
+    one = torch.eye(skew.shape[-1], device=skew.device)
+    turns = strength * ((one + skew) @ torch.linalg.inv(one - skew) - one) + one
+    if weight.shape[0] != turns.shape[-3] * turns.shape[-1]:
+        raise UserError(Problem(stem, f"it turns {turns.shape[-3] * turns.shape[-1]} outputs, the layer has {weight.shape[0]}",
+                                "Use a file that was made for this model's architecture."))
+    flat = weight.flatten(1)
+    if turns.dim() == 3:
+        turned = torch.einsum("knm,knp->kmp", turns, flat.reshape(*turns.shape[:2], -1)).reshape(flat.shape)
+    else:
+        turned = flat
+        for number, stage in enumerate(turns):
+            stride = 2 ** number * (stage.shape[-1] // 2)
+            rows = turned.unflatten(0, (-1, 2, stride)).transpose(1, 2).flatten(0, 2).unflatten(0, (-1, stage.shape[-1]))
+            rows = torch.einsum("bij,bjp->bip", stage, rows).flatten(0, 1)
+            turned = rows.unflatten(0, (-1, stride, 2)).transpose(1, 2).flatten(0, 2)
+    if "rescale" in parts:
+        turned = turned * parts["rescale"].float().reshape(-1, 1)
+    return turned - flat
 
 
 def _tucker(parts: Parts) -> torch.Tensor:
@@ -146,7 +185,7 @@ def _tucker(parts: Parts) -> torch.Tensor:
                  for i in (1, 2)]
         return sides[0] * sides[1] * _scale(parts, parts["hada_w1_b"].shape[0])
     core, a, b = (parts[f"lokr_{n}"].float() for n in ("t2", "w2_a", "w2_b"))
-    second = torch.einsum("ijkl,jr,ip->prkl", core, b, a)
+    second = torch.einsum("ijkl,jr,ip->prkl", core, b, a).contiguous()
     first = parts["lokr_w1"].float() if "lokr_w1" in parts else parts["lokr_w1_a"].float() @ parts["lokr_w1_b"].float()
     return torch.kron(first[:, :, None, None], second) * _scale(parts, b.shape[0])
 
@@ -180,16 +219,22 @@ def _norm(parts: Parts, weight: torch.Tensor) -> torch.Tensor:
 def _oft(parts: Parts, weight: torch.Tensor) -> torch.Tensor:
     from networks import oft
 
-    if "rescale" in parts or parts[oft.BLOCKS].dim() != 3:
-        raise UserError(Problem("OFT", "this is lycoris' diag-oft, whose rules differ from kohya's OFT",
-                                "Use the file at run time instead of merging it."))
     alpha = keys.alpha_of(parts)
     bound = (oft.DEFAULT_BOUND if alpha is None else alpha) * weight.shape[0]
     return oft.turned(oft.turn(parts[oft.BLOCKS].float(), bound), weight)
 
 
+def _glora(parts: Parts, weight: torch.Tensor) -> torch.Tensor:
+    """GLoRA (arXiv 2306.07967): W A1 A2 + B1 B2, both of low rank."""
+    import torch
+
+    a1, a2, b1, b2 = (parts[f"{name}.weight"].float().flatten(1) for name in ("a1", "a2", "b1", "b2"))
+    inner = torch.einsum("oi...,ij,jk->ok...", weight, a1, a2)
+    return (inner + (b1 @ b2).reshape(weight.shape)) * _scale(parts, len(a2))
+
+
 CHANGES: dict[str, Callable[[Parts, torch.Tensor], torch.Tensor]] = {"full": _full, "ia3": _ia3, "norms": _norm,
-                                                                          "oft": _oft}
+                                                                          "oft": _oft, "glora": _glora}
 
 
 def bias_change(parts: Parts) -> torch.Tensor | None:

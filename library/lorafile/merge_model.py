@@ -15,7 +15,7 @@ from library.lorafile.modelfile import ModelFile, Slot
 from library.lorafile.rewrite import Change, Edit, rewrite
 from library.util.header import read_header
 from library.util.records import Problem, UserError
-from networks import keys
+from networks import oft
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,8 @@ def merge_into(model: ModelFile, every: Sequence[Share], save_to: Path, precisio
         if not mine:
             raise UserError(Problem(str(share.lora.path), f"none of its modules is in this model (such as {foreign[0]})",
                                     f"Use a LoRA for {model.family.SPEC.title}."))
-        found.append((share, mine))
+        # kohya's OFT names its modules with a prefix of its own; which rules a module follows is told by it.
+        found.append((share, {oft.plain_name(stem): (stem, parts) for stem, parts in mine.items()}))
         unknown += foreign
     edits = list(_edits(model, found, device))
     metadata = dict(read_header(model.path).metadata) if not model.is_folder else {}
@@ -54,29 +55,33 @@ def merge_into(model: ModelFile, every: Sequence[Share], save_to: Path, precisio
     return Merged(len({name for _, mine in found for name in mine}), tuple(unknown))
 
 
-def _edits(model: ModelFile, found: Sequence[tuple[Share, keys.Modules]], device: str | None) -> Iterator[Edit]:
+Found = Sequence[tuple[Share, Mapping[str, tuple[str, Mapping]]]]
+"""Each file with its modules: target's name -> (the module's name in the file, its tensors)."""
+
+
+def _edits(model: ModelFile, found: Found, device: str | None) -> Iterator[Edit]:
     for name, slot in model.slots.items():
-        own = [(share.strength(name), mine[name]) for share, mine in found if name in mine]
+        own = [(share.strength(name), *mine[name]) for share, mine in found if name in mine]
         if own:
-            yield Edit(slot.weight, tuple(slot.target.module.weight.shape), _change(name, own, device))
+            yield Edit(slot.weight, tuple(slot.target.module.weight.shape), _change(own, device))
         yield from _bias_edits(slot, own)
 
 
-def _change(name: str, own: Sequence[tuple[float, Mapping]], device: str | None) -> Change:
+def _change(own: Sequence[tuple[float, str, Mapping]], device: str | None) -> Change:
     """The sum of the changes of one weight; a kind that reads the weight reads it with the earlier files merged."""
     def change(weight: torch.Tensor) -> torch.Tensor:
         start = weight.to(device or "cpu")
         now = start
-        for strength, parts in own:
+        for strength, stem, parts in own:
             moved = {k: t.to(now.device) for k, t in parts.items()}
-            now = now + kinds.change(name, moved, now) * strength
+            now = now + kinds.change(stem, moved, now, strength)
         return (now - start).to("cpu")
 
     return change
 
 
-def _bias_edits(slot: Slot, own: Sequence[tuple[float, Mapping]]) -> Iterator[Edit]:
-    changes = [(strength, bias) for strength, parts in own if (bias := kinds.bias_change(parts)) is not None]
+def _bias_edits(slot: Slot, own: Sequence[tuple[float, str, Mapping]]) -> Iterator[Edit]:
+    changes = [(strength, bias) for strength, _, parts in own if (bias := kinds.bias_change(parts)) is not None]
     if changes and slot.bias:
         shape = tuple(slot.target.module.bias.shape)
         yield Edit(slot.bias, shape, lambda bias: sum(b.float().reshape(shape) * s for s, b in changes))

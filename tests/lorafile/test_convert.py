@@ -110,3 +110,33 @@ def test_what_lycoris_wrote_amounts_to_what_lycoris_computes(algorithm, monkeypa
     parts = {k: t.detach() for k, t in module.state_dict().items()}
     torch.testing.assert_close(kinds.product("x", parts).weight(), expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(kinds.change("x", parts, layer.weight.detach()), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", ["linear", "conv"])
+@pytest.mark.parametrize(("algorithm", "more"), [("diag_oft", {}), ("diag_oft", {"rescaled": True}), ("boft", {}),
+                                                 ("diag_oft", {"constraint": 0.01}), ("boft", {"rescaled": True}), ("glora", {}),
+                                                 ("ia3", {}), ("loha", {"use_tucker": True}), ("lokr", {"use_tucker": True}),
+                                                 ("locon", {"use_tucker": True}), ("locon", {"weight_decompose": True})])
+def test_lycoris_modules_merge_to_what_lycoris_computes_at_any_strength(algorithm, more, shape, monkeypatch):
+    lycoris = pytest.importorskip("lycoris.modules")
+    monkeypatch.setenv("LYCORIS_KERNEL_BACKEND", "torch")
+    module_of = {"diag_oft": lycoris.DiagOFTModule, "boft": lycoris.ButterflyOFTModule, "glora": lycoris.GLoRAModule,
+                 "ia3": lycoris.IA3Module, "loha": lycoris.LohaModule, "lokr": lycoris.LokrModule, "locon": lycoris.LoConModule}
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(24, 32) if shape == "linear" else torch.nn.Conv2d(24, 32, 3, padding=1)
+    strength = 1.0 if "weight_decompose" in more else 0.6  # lycoris moves DoRA in another way, UIs as here
+    module = module_of[algorithm]("lora_unet_x", layer, strength, 4, 2.0, **more)
+    x = torch.randn(2, 24) if shape == "linear" else torch.randn(1, 24, 5, 5)
+    weight = layer.weight.detach().clone()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+        module.apply_to()
+        module.eval()
+        expected = layer(x)
+    parts = {k: t.detach() for k, t in module.custom_state_dict().items()} if algorithm == "glora" else {
+        k: t.detach() for k, t in module.state_dict().items()}
+    changed = weight + kinds.change("lora_unet_x", parts, weight, strength)
+    found = torch.nn.functional.linear(x, changed, layer.bias) if shape == "linear" else torch.nn.functional.conv2d(
+        x, changed, layer.bias, padding=1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

@@ -65,6 +65,55 @@ def test_merging_leaves_everything_else_as_it_was(tmp_path, monkeypatch, form):
     assert read_header(target).metadata["modelspec.merged_from"] == "model, lora"
 
 
+@pytest.mark.parametrize(("word", "args"), [
+    ("networks.lora", {}), ("networks.lora", {"conv_dim": "2"}), ("networks.lora", {"dora_wd": "true", "conv_dim": "2"}),
+    ("networks.lora", {"init": "pissa"}), ("networks.lora", {"use_rslora": "true"}), ("networks.lora_fa", {}),
+    ("networks.dylora", {}), ("networks.loha", {"conv_dim": "2", "use_tucker": "true"}), ("networks.ia3", {}),
+    ("networks.lokr", {"conv_dim": "2", "use_tucker": "true"}), ("networks.oft", {}), ("networks.oft_flux", {})])
+@pytest.mark.parametrize("form", ["sd1 folder", "flux1 file"])
+def test_a_merged_model_predicts_as_the_adapter_does_at_run_time(tmp_path, monkeypatch, form, word, args):
+    """The denoiser's own output, of which latents are made step by step."""
+    from library.families import registry
+    from library.families.interface import LoadRequest
+    from networks import registry as adapters
+    from networks.request import NetworkRequest
+
+    models.with_tiny_sizes(monkeypatch)
+    name = form.split()[0]
+    family, parts = registry.get(name), models.tiny(name)
+    source = models.written(form, parts, tmp_path)
+    plain = predicted(family, parts)
+    network = adapters.create(word, NetworkRequest(family.adapter_targets(parts), 2, 2.0, args=args,
+                                                   text_encoders=parts.text_encoders, denoiser=parts.denoiser))
+    network.apply_to(parts.text_encoders, parts.denoiser, False, True)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    network.eval().set_multiplier(0.7)
+    network.save_weights(tmp_path / "a.safetensors", None, {})
+    applied = predicted(family, parts)
+    target = tmp_path / ("out" if form.endswith("folder") else "out.safetensors")
+    done = merge_into(open_model(str(source)), merge.shares([str(tmp_path / "a.safetensors")], [0.7]), target, None)
+    assert not done.unknown and done.changed == len(network.adapters)
+    loaded = family.load(LoadRequest(str(target), parts.options, parts=frozenset({"denoiser"})))
+    parts.denoiser = loaded.denoiser
+    merged_output = predicted(family, parts)
+    assert (applied - plain).abs().max() > 1e-3
+    torch.testing.assert_close(merged_output, applied, rtol=1e-4, atol=1e-4)
+
+
+def predicted(family, parts):
+    """What a family's denoiser makes of fixed latents and a caption."""
+    from library.diffusion.schedule import Noised
+
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(2, family.SPEC.latent_channels, 8, 8, generator=generator)
+    with torch.no_grad():
+        cond = family.encode_text(parts, ["a red circle", "a blue square"])
+        return family.predict(parts, Noised(x, x, torch.tensor([100, 700])), cond)
+
+
 def test_merging_a_rotation_equals_applying_it(tmp_path, monkeypatch):
     models.with_tiny_sizes(monkeypatch)
     parts = models.tiny("sd1")
