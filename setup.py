@@ -22,6 +22,7 @@ setup(
     extras_require={
         "xformers": ["xformers"],
         "wandb": ["wandb"],
+        "tagger": ["onnxruntime>=1.20,<2"],
         "optimizers": ["prodigyopt", "schedulefree", "lion-pytorch", "dadaptation", "pytorch-optimizer"],
         "lycoris": ["lycoris-lora>=4.1.3,<5"],
     },

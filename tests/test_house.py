@@ -34,6 +34,7 @@ ROOMS: dict[str, set[str]] = {
     "lorafile": {"networks", "families", "save", "util"},
     "report": {"sample", "save", "data", "config", "util"},
     "study": {"report", "lorafile", "sample", "save", "data", "networks", "families", "diffusion", "config", "flags", "util"},
+    "dataset": {"report", "data", "families", "config", "flags", "util"},
     "preflight": {"report", "lorafile", "sample", "save", "data", "networks", "families", "optim", "config", "diffusion",
                   "flags", "util"},
     "train": {"preflight", "study", "report", "lorafile", "sample", "save", "data", "networks", "families", "optim", "config",

@@ -7,7 +7,7 @@ import pytest
 
 from library.config.run_config import DatasetConfig, LoopConfig, SubsetConfig
 from library.data.arithmetic import FolderCount, in_words, of_counts, of_plan
-from library.data.buckets import Placement
+from library.data.buckets import BucketRules, Placement
 from library.data.loading import step_plan
 from library.data.plan import DatasetPlan, Item
 from library.data.scan import balanced
@@ -28,7 +28,7 @@ def planned(images: int, repeats: int, batch: int, reg: int = 0) -> DatasetPlan:
     part = replace(PART, batch_size=batch, resolution=(512, 512),
                    subsets=(SubsetConfig(Path("train")), SubsetConfig(Path("reg"), is_reg=True)))
     made = items(images, repeats, False) + balanced(items(reg, 1, True), images * repeats)
-    return DatasetPlan(DatasetConfig((part,)), (part,), (), tuple(made))
+    return DatasetPlan(DatasetConfig((part,)), (part,), (), tuple(made), rules=(BucketRules((512, 512)),))
 
 
 def loop(epochs: int) -> LoopConfig:

@@ -1,0 +1,110 @@
+"""Finds planted near-copies among made-up pictures: how many are found, how many groups are wrong, how long it takes.
+
+    python benchmarks/duplicates.py                 1,000 pictures, 100 of them copies
+    python benchmarks/duplicates.py --time 10000    how long so many take
+
+The pictures are fractal noise with shapes and strokes on it, no photographs: those have more in common with each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from library.dataset import alike
+
+
+def made_up(seed: int, size: tuple[int, int] = (512, 512)) -> Image.Image:
+    """A picture like no other: noise at four scales in two colours, shapes and strokes."""
+    rng, draw_rng = np.random.default_rng(seed), random.Random(seed)
+    field = np.zeros((size[1], size[0]), np.float32)
+    for cells, weight in ((3, 1.0), (7, 0.6), (17, 0.3), (60, 0.1)):
+        noise = Image.fromarray((rng.random((cells, cells)) * 255).astype(np.uint8))
+        field += weight * np.asarray(noise.resize(size, Image.Resampling.BICUBIC), np.float32) / 255
+    field = (field - field.min()) / (field.max() - field.min())
+    low, high = rng.integers(0, 256, 3), rng.integers(0, 256, 3)
+    picture = Image.fromarray((low + field[..., None] * (high.astype(np.float32) - low)).astype(np.uint8))
+    draw = ImageDraw.Draw(picture)
+    for _ in range(draw_rng.randint(2, 8)):
+        box = sorted(draw_rng.randint(0, size[0]) for _ in range(2)) + sorted(draw_rng.randint(0, size[1]) for _ in range(2))
+        place, colour = (box[0], box[2], box[1] + 1, box[3] + 1), tuple(draw_rng.randint(0, 255) for _ in range(3))
+        draw_rng.choice((draw.ellipse, draw.rectangle))(place, fill=colour)
+        draw.line((box[0], box[3], box[1], box[2]), fill=colour[::-1], width=draw_rng.randint(1, 12))
+    return picture
+
+
+def rescaled(picture: Image.Image) -> Image.Image:
+    return picture.resize((picture.width * 6 // 10, picture.height * 6 // 10), Image.Resampling.LANCZOS)
+
+
+def cropped(picture: Image.Image) -> Image.Image:
+    width, height = picture.size
+    return picture.crop((width // 20, 0, width, height - height // 20))
+
+
+def mirrored(picture: Image.Image) -> Image.Image:
+    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+def tinted(picture: Image.Image) -> Image.Image:
+    values = np.asarray(picture, np.float32) * (1.1, 0.95, 0.75) + (10, 0, -5)
+    return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+
+
+KINDS = {"rescaled": rescaled, "recompressed": lambda picture: picture, "cropped": cropped, "mirrored": mirrored, "tinted": tinted}
+
+
+def plant(folder: Path, originals: int, copies: int) -> dict[Path, Path]:
+    """Write pictures and copies of every kind; returns copy -> original."""
+    sizes = ((512, 512), (512, 768), (640, 448))
+    paths = []
+    for number in range(originals):
+        paths.append(folder / f"{number:05d}.jpg")
+        made_up(number, sizes[number % 3]).save(paths[-1], quality=92)
+    planted = {}
+    for number in range(copies):
+        kind = list(KINDS)[number % len(KINDS)]
+        copy = folder / f"copy_{kind}_{number:05d}.{'jpg' if kind == 'recompressed' else 'png'}"
+        with Image.open(paths[number]) as picture:
+            KINDS[kind](picture.convert("RGB")).save(copy, **({"quality": 35} if kind == "recompressed" else {}))
+        planted[copy] = paths[number]
+    return planted
+
+
+def score(folder: Path, planted: dict[Path, Path]) -> tuple[dict[str, float], float, float]:
+    """(share of copies found, by kind; wrong groups by pictures; seconds)."""
+    start = time.perf_counter()
+    prints = alike.prints_of(sorted(folder.iterdir()))
+    found = [{prints.paths[number] for number in group} for group in alike.groups(prints)]
+    seconds = time.perf_counter() - start
+    hits: dict[str, list[bool]] = {}
+    for copy, original in planted.items():
+        hits.setdefault(copy.name.split("_")[1], []).append(any({copy, original} <= group for group in found))
+    wrong = sum(len({planted.get(path, path) for path in group}) > 1 for group in found)
+    return {kind: sum(one) / len(one) for kind, one in hits.items()}, wrong / max(1, len(found)), seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--time", type=int, metavar="N", help="only the time that N pictures take")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        planted = plant(Path(name), args.time or 900, 0 if args.time else 100)
+        recall, wrong, seconds = score(Path(name), planted)
+    if not args.time:
+        print(f"recall {sum(recall.values()) / len(recall):.3f} ({', '.join(f'{k} {v:.2f}' for k, v in recall.items())}); "
+              f"wrong groups {wrong:.3f}")
+    print(f"{args.time or 1000} pictures: {seconds:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""Writes the tags of a folder's pictures into a metadata file (for --in_json), with kohya's flags.
+
+    python finetune/merge_dd_tags_to_metadata.py FOLDER meta.json
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from library.dataset import kohya_scripts
+from library.util import command
+
+if __name__ == "__main__":
+    sys.exit(command.run(kohya_scripts.merge_parser(".txt"), lambda args: kohya_scripts.merge(args, "tags")))

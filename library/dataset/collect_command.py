@@ -1,0 +1,64 @@
+"""``dataset.py collect``: load pictures and their tags from a picture board, after showing how many there are."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from library.data.files import pictures
+from library.util.records import Problem, UserError
+
+from .booru import BOARDS, PAUSE, Client, Post
+from .journal import write_whole
+from .shared import tell
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="FOLDER", help="where pictures and captions go, such as train/10_name")
+    parser.add_argument("--tags", required=True, help='the pictures must have all of them: "1girl solo red_hair"')
+    parser.add_argument("--board", choices=tuple(BOARDS), default="danbooru", help="kind of board (%(default)s)")
+    parser.add_argument("--address", help="another board of that kind: https://...")
+    parser.add_argument("--most", type=int, default=100, metavar="N", help="load at most so many (%(default)s)")
+    parser.add_argument("--pause", type=float, default=PAUSE, help="seconds between two requests, at least (%(default)s)")
+    parser.add_argument("--yes", action="store_true", help="load without asking")
+
+
+def work(args: argparse.Namespace) -> None:
+    board, folder = BOARDS[args.board], Path(args.folder)
+    client = Client(board, args.address, args.pause)
+    there = client.count(args.tags)
+    wanted = min(there, args.most)
+    tell(f"{there} pictures have the tags {args.tags}; {wanted} of them would be loaded into {folder}")
+    tell(f"Their makers own them, and the board's terms hold: {board.terms if args.address is None else args.address}")
+    if not wanted or not (args.yes or agreed(wanted)):
+        tell("Nothing was loaded.")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    have = {path.stem for path in pictures(folder) if path.with_suffix(".txt").is_file()}
+    loaded = failed = 0
+    for post in client.posts(args.tags, args.most):
+        name = f"{args.board}_{post.number}"
+        if name in have:
+            continue
+        try:
+            keep(folder / f"{name}{post.ending}", client.load(post), post)
+            loaded += 1
+        except UserError as error:
+            tell(f"left out: {error}")
+            failed += 1
+    tell(f"{loaded} pictures loaded, {len(have)} were there already" + (f", {failed} left out" if failed else ""))
+
+
+def keep(path: Path, content: bytes, post: Post) -> None:
+    """Write a picture and its caption, the caption last: a picture without one was broken off and is loaded anew."""
+    write_whole(path, content)
+    tags = ", ".join(tag.replace("_", " ") if len(tag) > 3 else tag for tag in post.tags)
+    write_whole(path.with_suffix(".txt"), (tags + "\n").encode("utf-8"))
+
+
+def agreed(count: int) -> bool:
+    """Ask. Raises UserError where nobody can answer."""
+    if not sys.stdin.isatty():
+        raise UserError(Problem("--yes", "nobody is there to be asked.", f"Add --yes to load {count} pictures."))
+    return input(f"Load {count} pictures? [y/N] ").strip().lower() in ("y", "yes", "j", "ja", "はい")

@@ -1,0 +1,54 @@
+"""``dataset.py duplicates``: find pictures that show the same, mark the best of each, move the others aside."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from library.report import html
+
+from . import alike
+from .apply_command import aside
+from .examine import THUMBNAIL, look_at
+from .journal import write_whole
+from .page import Card, Group, page
+from .report_command import REPORT
+from .shared import add_place, add_yes, few, place, settle, tell
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    add_place(parser)
+    parser.add_argument("--alike", type=float, default=alike.ALIKE, metavar="X", help="how much alike pictures must be, up to 1 "
+                        f"(as a rule {alike.ALIKE}; lower finds more, and more that is not the same)")
+    parser.add_argument("--out", metavar="FOLDER", help=f"where duplicates.html and its list go; as a rule {REPORT}")
+    add_yes(parser)
+
+
+def work(args: argparse.Namespace) -> None:
+    data = place(args)
+    prints = alike.prints_of(list(dict.fromkeys(path for _, path in data.pictures())))
+    groups = [[prints.paths[number] for number in group] for group in alike.groups(prints, args.alike)]
+    sizes = dict(zip(prints.paths, prints.sizes, strict=True))
+    spare = [path for group in groups for path in group[1:]]
+    tell(f"{len(prints.paths)} pictures, {len(groups)} groups that show the same, {len(spare)} pictures more than needed")
+    few([f"  {data.label(group[0])} = " + ", ".join(data.label(path) for path in group[1:]) for group in groups], "groups", 20)
+    if not groups:
+        return
+    shown = [path for group in groups for path in group]
+    seen = dict(zip(shown, look_at(shown, THUMBNAIL), strict=True))
+
+    def card(path: Path, best: bool) -> Card:
+        lines = (f"{path.parent.name}, {sizes[path][0]}x{sizes[path][1]}, {path.stat().st_size / 1024:.0f} KB",)
+        return Card(data.label(path), path.parent.name, seen[path].thumbnail, lines, ticked=not best, best=best)
+
+    folder = Path(args.out) if args.out else data.root / REPORT
+    made = [Group(f"group {number}", tuple(card(path, path is group[0]) for path in group))
+            for number, group in enumerate(groups, 1)]
+    above = f"<p>{len(groups)} groups, {len(spare)} pictures ticked: all but the largest of each group.</p>"
+    title = f"Duplicates in {data.root.absolute().name}"
+    html.write(folder / "duplicates.html", page(title, str(data.root.absolute()), above, made))
+    names = {"root": str(data.root.absolute()), "drop": [data.label(path) for path in spare]}
+    write_whole(folder / "duplicates.json", json.dumps(names, ensure_ascii=False, indent=1).encode("utf-8"))
+    tell(f"Look through {folder / 'duplicates.html'}; what would be moved stands in {folder / 'duplicates.json'}.")
+    settle(data, "duplicates", aside(spare), args.yes)
