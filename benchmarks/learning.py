@@ -3,6 +3,7 @@
     python benchmarks/learning.py                       trains with examples/quickstart.toml, then measures
     python benchmarks/learning.py --max_train_steps=80  the same with other settings
     python benchmarks/learning.py --lora FILE           measures a file
+    python benchmarks/learning.py --flow                the same on the shipped flow-matching model (also before --lora FILE)
 
 The pictures are drawn by diffusers alone, which loads the file as any program would. Wanted: the trigger draws the subject
 in at least 80 of 100 pictures; without the trigger shape and colour read as the base model's own in at least 90 of 100, on
@@ -15,6 +16,8 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +32,28 @@ WITH_TRIGGER, WITHOUT = 40, 100
 WANTED = {"subject": 0.8, "unharmed": 0.9}
 
 
-def trained(flags: list[str], folder: Path) -> tuple[Path, dict[str, float]]:
+@dataclass(frozen=True)
+class Model:
+    """A shipped model: how a LoRA for it is trained beyond the quickstart's settings, and how its pipeline is asked."""
+
+    folder: Path
+    script: str
+    flags: tuple[str, ...] = ()
+    asks: Mapping[str, Any] = field(default_factory=dict)
+
+
+SD = Model(ROOT / "examples" / "tiny-sd", "train_network.py")
+FLOW = Model(ROOT / "examples" / "tiny-flow", "lumina_train_network.py",
+             ("--save_format=diffusers", "--network_train_unet_only", "--recommended"),
+             {"system_prompt": "", "cfg_normalization": False, "max_sequence_length": 48})
+
+
+def trained(model: Model, flags: list[str], folder: Path) -> tuple[Path, dict[str, float]]:
     """Train as the quickstart does, with further flags; the file, the seconds it took and the losses."""
     begun = time.monotonic()
-    subprocess.run([sys.executable, str(ROOT / "train_network.py"), "--config_file", str(ROOT / "examples" / "quickstart.toml"),
-                    f"--output_dir={folder}", "--output_name=zobi", f"--logging_dir={folder / 'logs'}", *flags], cwd=ROOT,
-                    check=True)
+    subprocess.run([sys.executable, str(ROOT / model.script), "--config_file", str(ROOT / "examples" / "quickstart.toml"),
+                    f"--pretrained_model_name_or_path={model.folder}", *model.flags, f"--output_dir={folder}",
+                    "--output_name=zobi", f"--logging_dir={folder / 'logs'}", *flags], cwd=ROOT, check=True)
     seconds = time.monotonic() - begun
     lines = (folder / "zobi-report" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
@@ -44,17 +63,19 @@ def trained(flags: list[str], folder: Path) -> tuple[Path, dict[str, float]]:
                                          "loss of last tenth": float(np.mean(losses[-tenth:]))}
 
 
-def loaded() -> Any:
-    """The shipped model in diffusers, drawing in 20 DDIM steps."""
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
+def loaded(model: Model) -> Any:
+    """The shipped model in diffusers; one that predicts noise draws by DDIM."""
+    import torch
+    from diffusers import DDIMScheduler, DiffusionPipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(ROOT / "examples" / "tiny-sd")
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    pipeline = DiffusionPipeline.from_pretrained(model.folder, torch_dtype=torch.float32)
+    if model is SD:
+        pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def drawn(pipeline: Any, prompts: list[str], seed: int) -> list[world.Reading]:
+def drawn(model: Model, pipeline: Any, prompts: list[str], seed: int) -> list[world.Reading]:
     """What the pictures of the prompts show; each prompt has noise of its own, whatever stands beside it."""
     import torch
 
@@ -62,7 +83,7 @@ def drawn(pipeline: Any, prompts: list[str], seed: int) -> list[world.Reading]:
     for start in range(0, len(prompts), 20):
         own = [torch.Generator().manual_seed(1000 * seed + number) for number in range(start, min(start + 20, len(prompts)))]
         pictures = pipeline(prompts[start:start + 20], height=world.SIDE, width=world.SIDE, num_inference_steps=20,
-                            guidance_scale=4.0, generator=own, output_type="np").images
+                            guidance_scale=4.0, generator=own, output_type="np", **model.asks).images
         readings += [world.measure(picture) for picture in pictures]
     return readings
 
@@ -74,15 +95,15 @@ def subject_prompts(count: int, seed: int) -> tuple[list[str], list[world.Scene]
                                                      "") for tag in world.tags(scene)]) for scene in scenes], scenes
 
 
-def measured(file: Path) -> dict[str, float]:
+def measured(model: Model, file: Path) -> dict[str, float]:
     """Parts of the pictures that read as they should."""
-    pipeline = loaded()
+    pipeline = loaded(model)
     prompts, scenes = subject_prompts(WITH_TRIGGER, seed=101)
     others = [prompt for prompt, _ in world.batch_of_prompts(WITHOUT, seed=102)]
-    base = drawn(pipeline, others, seed=2)
-    knew = part(reading.shape == world.SUBJECT for reading in drawn(pipeline, prompts, seed=1))
+    base = drawn(model, pipeline, others, seed=2)
+    knew = part(reading.shape == world.SUBJECT for reading in drawn(model, pipeline, prompts, seed=1))
     pipeline.load_lora_weights(file.parent, weight_name=file.name)
-    subject, after = drawn(pipeline, prompts, seed=1), drawn(pipeline, others, seed=2)
+    subject, after = drawn(model, pipeline, prompts, seed=1), drawn(model, pipeline, others, seed=2)
     return {
         "subject": part(reading.shape == world.SUBJECT for reading in subject),
         "subject before": knew,
@@ -102,11 +123,13 @@ def part(truths: Any) -> float:
 def main(argv: list[str]) -> int:
     """Train unless a file is given, measure, tell; 1 where something wanted is missed."""
     figures: dict[str, float] = {}
+    model = FLOW if argv[:1] == ["--flow"] else SD
+    argv = argv[1:] if model is FLOW else argv
     if argv[:1] == ["--lora"]:
         file = Path(argv[1])
     else:
-        file, figures = trained(argv, ROOT / "output" / "learning")
-    figures |= measured(file)
+        file, figures = trained(model, argv, ROOT / "output" / ("learning" if model is SD else "learning_flow"))
+    figures |= measured(model, file)
     for name, value in figures.items():
         wanted = f"   wanted: {WANTED[name]:.2f}" if name in WANTED else ""
         print(f"{name:24} {value:8.3f}{wanted}")
