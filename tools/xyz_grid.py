@@ -71,7 +71,7 @@ def with_config(args: argparse.Namespace) -> argparse.Namespace:
         from library.study.settings import run_of
 
         for name, value in run_of(Path(args.config_file)).items():
-            if name in vars(args) and vars(args)[name] is None:
+            if vars(args)[name] is None:
                 setattr(args, name, value)
     if not args.pretrained_model_name_or_path:
         raise UserError(Problem("--pretrained_model_name_or_path", "no base model is named",

@@ -1,4 +1,4 @@
-"""Captions and pictures of a training folder, as tries of a finished file need them."""
+"""Pictures of a training folder, as tries of a finished file need them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from library.data.files import caption_file, numbered_folders, pictures, read_caption
+from library.data.files import numbered_folders, pictures
 from library.util.records import Problem, UserError
 
 if TYPE_CHECKING:
     from PIL import Image
-
-EVERYDAY = ("a photo of a dog in a park", "a mountain lake at sunset", "a bowl of fruit on a wooden table",
-            "a city street at night", "an old house with a garden", "a sailing boat on the sea")
-"""Neutral prompts where nobody names any: things that most models know and few LoRAs are about."""
 
 
 def paths_of(folder: Path, most: int) -> list[Path]:
@@ -38,9 +34,3 @@ def opened(paths: Sequence[Path], size: tuple[int, int] | None = None) -> list[I
             upright = ImageOps.exif_transpose(picture).convert("RGB")
             found.append(upright if size is None else ImageOps.fit(upright, size))
     return found
-
-
-def captions(paths: Sequence[Path], extension: str) -> list[str]:
-    """The captions of pictures, those without one left out."""
-    files = [caption_file(path, extension) for path in paths]
-    return [lines[0] for file in files if file is not None and (lines := read_caption(file).lines) and lines[0]]

@@ -24,8 +24,7 @@ def run_of(file: Path) -> dict[str, Any]:
             "clip_skip": flags["clip_skip"], "lora": str(Path(flags["output_dir"]) / name) if flags["output_dir"] else None,
             "sample_prompts": flags["sample_prompts"],
             "sampler": flags["sample_sampler"] if flags.given("sample_sampler") else None,
-            "train_data_dir": flags["train_data_dir"], "reg_data_dir": flags["reg_data_dir"],
-            "caption_extension": flags["caption_extension"], "width": width, "height": height}
+            "train_data_dir": flags["train_data_dir"], "width": width, "height": height}
 
 
 def _size(resolution: Any) -> tuple[int | None, int | None]:

@@ -1,0 +1,33 @@
+"""The commands of the guide can be read: every flag exists, every axis is one."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+GUIDE = (ROOT / "docs" / "from-pictures-to-file.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^python tools/(\w+)\.py (.*)$", GUIDE, re.M)
+
+
+@pytest.mark.parametrize(("tool", "line"), COMMANDS, ids=[tool for tool, _ in COMMANDS])
+def test_a_command_of_the_guide_is_read_by_its_program(tool, line, monkeypatch):
+    import importlib
+
+    monkeypatch.chdir(ROOT)
+    program = importlib.import_module(tool)
+    args = program.setup_parser().parse_args(shlex.split(line))
+    if tool == "study":
+        assert len(program.study_of(args, []).runs) == 15  # alpha 1 and alpha = dim are one at dim 1
+    else:
+        assert Path(args.config_file).is_file()
+
+
+def test_every_axis_of_the_grid_stands_in_the_guide():
+    from library.study.axes import KINDS
+
+    table = GUIDE[GUIDE.index("| axis |"):GUIDE.index("`--score`")]
+    assert set(KINDS) <= set(re.findall(r"`(\w+)`", table))
