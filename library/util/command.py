@@ -18,7 +18,7 @@ def run(parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], No
     try:
         work(args)
     except UserError as error:
-        text = frame.render(error.problems, language=language_of())
+        text = frame.render(error.problems, language=language_of(), tool=True)
         print(mask(frame.printable(text, sys.stderr.encoding)), file=sys.stderr)
         return 1
     return 0

@@ -26,6 +26,7 @@ WORDS = {
     "title_stop": "The training did not start: {stops} to mend",
     "title_warn": "Good to know before the training starts",
     "begun_stop": "The training stopped: {stops} to mend",
+    "tool_stop": "This did not work: {stops} to mend",
     "begun_warn": "Seen during the training",
     "last": "Not started. The cause: {where}: {what}",
     "begun_last": "Stopped. The cause: {where}: {what}",
@@ -89,15 +90,21 @@ def _pieces(text: str) -> list[str]:
 
 
 def render(
-    problems: Sequence[Problem], width: int = 96, language: str = "en", ascii_only: bool = False, begun: bool = False
+    problems: Sequence[Problem], width: int = 96, language: str = "en", ascii_only: bool = False, begun: bool = False,
+    tool: bool = False,
 ) -> str:
-    """Lay problems out in a frame of ``width`` columns, worst last; "" where there are none."""
+    """Lay problems out in a frame of ``width`` columns, worst last; "" where there are none.
+
+    ``begun``: a training was under way; ``tool``: it is no training at all.
+    """
     if not problems:
         return ""
     box = ASCII if ascii_only else BOX
     stops = sum(p.severity == "stop" for p in problems)
     warns = len(problems) - stops
-    if begun:
+    if tool and stops:
+        key = "tool_stop"
+    elif begun:
         key = "begun_stop" if stops else "begun_warn"
     else:
         key = "title" if stops and warns else "title_stop" if stops else "title_warn"
