@@ -107,8 +107,8 @@ def in_blocks(target: Target) -> bool:
     return "_blocks." in target.path
 
 
-def flow_schedule(tokens: tuple[int, int] = (256, 4096), mus: tuple[float, float] = (0.5, 1.15), reverse: bool = False
-                  ) -> Callable[[flow.FlowOptions, Any], Schedule]:  # fmt: skip
+def flow_schedule(tokens: tuple[int, int] = (256, 4096), mus: tuple[float, float] = (0.5, 1.15), patch: int = 2,
+                  reverse: bool = False) -> Callable[[flow.FlowOptions, Any], Schedule]:  # fmt: skip
     """``schedule`` of rectified flow; ``flux_shift`` moves noise levels by the number of image tokens, between these ends.
 
     ``reverse``: the model answers x0 - noise (which matters for ``--model_prediction_type`` alone).
@@ -117,7 +117,7 @@ def flow_schedule(tokens: tuple[int, int] = (256, 4096), mus: tuple[float, float
     def schedule(options: flow.FlowOptions, noise: Any) -> Schedule:
         from library.diffusion.timesteps import MuRange
 
-        return flow.schedule(options, noise, MuRange(tokens, mus), reverse)
+        return flow.schedule(options, noise, MuRange(tokens, mus, patch), reverse)
 
     return schedule
 

@@ -36,10 +36,16 @@ class Text:
     """From the model folder's tokenizer, or without one."""
     mark: str
     """Part of a tensor's name that tells that a file of several parts holds this one."""
+    other_option: str | None = None
+    """A second option that names the same file: scripts differ in their flags, or models of the family in the encoder."""
 
     @property
     def flag(self) -> str:
-        return f"--{self.option}"
+        return f"--{self.option}" + (f" or --{self.other_option}" if self.other_option else "")
+
+    def file(self, options: Any) -> str | None:
+        """The encoder's own file, where one was given."""
+        return getattr(options, self.option) or (getattr(options, self.other_option) if self.other_option else None)
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ def load(request: LoadRequest, recipe: Recipe) -> Parts:
     shipped = source.asset(recipe.asset)
     configs, headers = _folder(path, request, recipe) if path.is_dir() else _file(path, shipped, recipe)
     for part, _, text in recipe.text_parts():
-        given = getattr(request.options, text.option)
+        given = text.file(request.options)
         if given and "text" in request.parts:
             headers[part] = weights.usable(weights.read_header(source.locate(given, text.flag)))
             configs[part] = shipped[part]

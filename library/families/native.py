@@ -32,6 +32,8 @@ class Native:
         return f"{self.path}.{last}" if last else self.path
 
 
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "net.", "")
+"""What stands in front of the original's names: ComfyUI's packages, trainers' files, Cosmos."""
 Table = Mapping[str, Native]
 """diffusers' path of a module (or full name of a tensor) -> its original place, in kohya's order of modules."""
 
@@ -48,7 +50,7 @@ def places(header: Header, names: list[str], table: Table, marker: str) -> dict[
 
     ``marker`` is a tensor that only the original spelling has; it tells the spelling and the prefix.
     """
-    prefix = next((p for p in ("model.diffusion_model.", "") if p + marker in header.places), None)
+    prefix = next((p for p in PREFIXES if p + marker in header.places), None)
     if prefix is None:
         return {n: header.places[n] for n in names if n in header.places}
     found: dict[str, Source] = {}

@@ -20,6 +20,11 @@ MODULES = {
     "zimage": "library.families.zimage",
     "lumina2": "library.families.lumina2",
     "qwenimage": "library.families.qwenimage",
+    "flux2": "library.families.flux2",
+    "hunyuanimage": "library.families.hunyuanimage",
+    "anima": "library.families.anima",
+    "wan": "library.families.wan",
+    "auraflow": "library.families.auraflow",
 }
 """Name -> module, in the order in which detection asks them."""
 

@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from library.families import source
+from library.families.interface import Parts
 
 
 def byte_characters() -> list[str]:
@@ -45,6 +46,13 @@ def components(name: str, seed: int) -> dict[str, Any]:
     return built
 
 
+def parts(name: str, seed: int, options: Any, tokenizers: list[Any]) -> Parts:
+    """A tiny model of a family whose denoiser is its ``transformer``."""
+    built = components(name, seed)
+    texts = [built[part] for part in ("text_encoder", "text_encoder_2", "text_encoder_3") if part in built]
+    return Parts(built["transformer"], built["vae"], texts, tokenizers, options, built["scheduler"], "tiny", "tiny")
+
+
 def build(entry: dict[str, Any]) -> Any:
     """A model from an entry's class and configuration."""
     library = importlib.import_module(entry["lib"])
@@ -77,7 +85,8 @@ QWEN_MARKS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think
               "<|image_pad|>")  # fmt: skip
 QWEN_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
 
 

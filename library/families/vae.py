@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from library.util.records import Problem, UserError
 if TYPE_CHECKING:
     import torch
 
+CLASSES = {"AutoencoderKL": "autoencoder_kl", "AutoencoderKLFlux2": "autoencoder_kl_flux2"}
+"""Classes of diffusers whose original spelling is the same, and their modules."""
 PREFIXES = ("first_stage_model.", "vae.", "")
 ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -59,10 +62,10 @@ def places(header: Header, names: list[str], levels: int) -> dict[str, Place]:
 
 
 def build(config: Mapping[str, Any], header: Header, dtype: str, device: str) -> Any:
-    """AutoencoderKL of ``config`` with the weights in ``header``. Raises UserError where they do not fit."""
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
-    vae = weights.empty(lambda: AutoencoderKL.from_config(dict(config)))
+    """The VAE of ``config`` with the weights in ``header``. Raises UserError where they do not fit."""
+    kind = config.get("_class_name", "AutoencoderKL")
+    module = importlib.import_module(f"diffusers.models.autoencoders.{CLASSES[kind]}")
+    vae = weights.empty(lambda: module.__dict__[kind].from_config(dict(config)))
     found = places(header, list(vae.state_dict()), len(config["block_out_channels"]))
     return weights.fill(vae, found, weights.torch_dtype(dtype), device, "the VAE")
 
@@ -72,7 +75,10 @@ def is_vae(header: Header) -> bool:
     return any(p + "decoder.conv_in.weight" in header.shapes for p in PREFIXES)
 
 
-def load(path: Path, default_config: Mapping[str, Any], dtype: str, device: str) -> Any:
+Builder = Callable[[Mapping[str, Any], Header, str, str], Any]
+
+
+def load(path: Path, default_config: Mapping[str, Any], dtype: str, device: str, make: Builder = build) -> Any:
     """``--vae``: a file in either spelling (``default_config`` is the family's), or a folder, ``vae/`` or above it."""
     import json
 
@@ -84,7 +90,7 @@ def load(path: Path, default_config: Mapping[str, Any], dtype: str, device: str)
                     "--vae", f"{path} holds no VAE.", "Choose a VAE file, or leave --vae out to use the model's own."
                 )
             )
-        return build(default_config, header, dtype, device)
+        return make(default_config, header, dtype, device)
     folder = path / "vae" if (path / "vae" / "config.json").is_file() else path
     if not (folder / "config.json").is_file():
         raise UserError(
@@ -95,7 +101,7 @@ def load(path: Path, default_config: Mapping[str, Any], dtype: str, device: str)
             )
         )
     config = {**default_config, **json.loads((folder / "config.json").read_text(encoding="utf-8"))}
-    return build(config, weights.folder_weights(folder, dtype), dtype, device)
+    return make(config, weights.folder_weights(folder, dtype), dtype, device)
 
 
 def encode(vae: Any, pixels_BCHW: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ PARTS = group(
     Flag("t5xxl", help="File of the T5-XXL text encoder.", scripts=(SD3, FLUX), served=FAMILY, path=True),
     Flag("ae", help="File of the autoencoder.", scripts=(FLUX, LUMINA), served=FAMILY, path=True),
     Flag("gemma2", help="File of the Gemma 2 text encoder.", scripts=(LUMINA,), served=FAMILY, path=True),
-    Flag("text_encoder", help="File of the Qwen2.5-VL text encoder.", scripts=(HUNYUAN,), served=FAMILY, path=True),
+    Flag("text_encoder", help="File of the model's text encoder.", scripts=(HUNYUAN,), served=FAMILY, path=True),
     Flag("byt5", help="File of the byT5 text encoder.", scripts=(HUNYUAN,), served=FAMILY, path=True),
     Flag("qwen3", help="File of the Qwen3 text encoder.", scripts=(ANIMA,), served=FAMILY, path=True),
     Flag(
@@ -313,7 +313,8 @@ SAVERS = group(
 )
 
 OF_EVERY_MODEL = frozenset({
-    "clip_l", "clip_g", "t5xxl", "ae", "gemma2", "qwen3", "cache_text_encoder_outputs",
+    "clip_l", "clip_g", "t5xxl", "ae", "gemma2", "qwen3", "byt5", "llm_adapter_path", "t5_tokenizer_path",
+    "t5_max_token_length", "cache_text_encoder_outputs",
     "cache_text_encoder_outputs_to_disk", "timestep_sampling", "sigmoid_scale", "discrete_flow_shift",
     "model_prediction_type", "weighting_scheme", "logit_mean", "logit_std", "mode_scale", "training_shift", "guidance_scale",
     "t5xxl_max_token_length", "gemma2_max_token_length", "qwen3_max_token_length", "system_prompt",

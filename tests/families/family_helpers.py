@@ -45,9 +45,17 @@ def save_folder(
         "vae": ["diffusers", "AutoencoderKL"],
         "scheduler": ["diffusers", "DDIMScheduler"],
     }
+    inside = dict(parts.denoiser.named_children()).get("text_conditioner")
+    if inside is not None:  # a part of its own in folders, a part of the denoiser here
+        index["text_conditioner"] = ["diffusers", type(inside).__name__]
+        inside.save_pretrained(folder / "text_conditioner")
+        parts.tokenizers[-1].save_pretrained(folder / "t5_tokenizer")
+        del parts.denoiser.text_conditioner
     parts.denoiser.save_pretrained(folder / denoiser)
+    if inside is not None:
+        parts.denoiser.add_module("text_conditioner", inside)
     parts.vae.save_pretrained(folder / "vae")
-    for i, (encoder, tokenizer) in enumerate(zip(parts.text_encoders, parts.tokenizers, strict=True)):
+    for i, (encoder, tokenizer) in enumerate(zip(parts.text_encoders, parts.tokenizers, strict=False)):
         suffix = "" if i == 0 else f"_{i + 1}"
         encoder.save_pretrained(folder / f"text_encoder{suffix}")
         tokenizer.save_pretrained(folder / f"tokenizer{suffix}")
@@ -99,7 +107,7 @@ def tiny_recipe(recipe: Any, parts: Parts, **more: Any) -> Any:
     from dataclasses import replace
 
     texts = [replace(text, tokenizer=lambda folder, one=one: one)
-             for text, one in zip(recipe.texts, parts.tokenizers, strict=True)]  # fmt: skip
+             for text, one in zip(recipe.texts, parts.tokenizers, strict=False)]  # fmt: skip
     return replace(recipe, texts=tuple(texts), **more)
 
 

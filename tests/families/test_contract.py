@@ -141,5 +141,5 @@ def test_the_pipeline_draws_a_picture_from_these_parts(family: Family, parts: Pa
         return
     pipe.set_progress_bar_config(disable=True)
     steps = 2 if "shift_terminal" in parts.scheduler_config else 1  # stretching to a terminal sigma needs two
-    picture = pipe("a red circle", height=SIZE, width=SIZE, num_inference_steps=steps, output_type="pt").images
+    picture = pipe(prompt="a red circle", height=SIZE, width=SIZE, num_inference_steps=steps, output_type="pt").images
     assert picture.shape == (1, 3, SIZE, SIZE) and torch.isfinite(picture).all()

@@ -14,22 +14,31 @@ from diffusers.loaders import single_file_utils as converters
 from safetensors.torch import save_file
 
 from library.diffusion.schedule import Noised
-from library.families import assemble, detect, native, qwenimage, registry, source
+from library.families import assemble, detect, flux2_vae, native, qwenimage, registry, source
 from library.families.interface import Family, LoadRequest, Parts
 from library.util.records import UserError
 from networks import keys
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "data" / "lora_names.json").read_text(encoding="utf-8"))
-NEW = ("zimage", "lumina2", "chroma", "qwenimage")
+NEW = ("zimage", "lumina2", "chroma", "qwenimage", "flux2", "hunyuanimage", "anima", "wan", "auraflow")
 CLASSES = {"zimage": diffusers.ZImageTransformer2DModel, "lumina2": diffusers.Lumina2Transformer2DModel,
-           "chroma": diffusers.ChromaTransformer2DModel, "qwenimage": diffusers.QwenImageTransformer2DModel}  # fmt: skip
+           "chroma": diffusers.ChromaTransformer2DModel, "qwenimage": diffusers.QwenImageTransformer2DModel,
+           "flux2": diffusers.Flux2Transformer2DModel, "hunyuanimage": diffusers.HunyuanImageTransformer2DModel,
+           "anima": diffusers.CosmosTransformer3DModel, "wan": diffusers.WanTransformer3DModel,
+           "auraflow": diffusers.AuraFlowTransformer2DModel}  # fmt: skip
 SHALLOW: dict[str, dict[str, int]] = {
     "zimage": {"n_layers": 2}, "lumina2": {"num_layers": 2}, "qwenimage": {"num_layers": 2},
     "chroma": {"num_layers": 2, "num_single_layers": 2, "approximator_layers": 2},
+    "flux2": {"num_layers": 2, "num_single_layers": 2}, "hunyuanimage": {"num_layers": 2, "num_single_layers": 2},
+    "anima": {"num_layers": 2}, "wan": {"num_layers": 2}, "auraflow": {"num_mmdit_layers": 2, "num_single_dit_layers": 2},
 }  # fmt: skip
 CONVERT = {"zimage": converters.convert_z_image_transformer_checkpoint_to_diffusers,
            "lumina2": converters.convert_lumina2_to_diffusers,
-           "chroma": converters.convert_chroma_transformer_checkpoint_to_diffusers}  # fmt: skip
+           "chroma": converters.convert_chroma_transformer_checkpoint_to_diffusers,
+           "flux2": converters.convert_flux2_transformer_checkpoint_to_diffusers,
+           "wan": converters.convert_wan_transformer_to_diffusers,
+           "anima": converters.convert_cosmos_transformer_checkpoint_to_diffusers,
+           "auraflow": converters.convert_auraflow_transformer_checkpoint_to_diffusers}  # fmt: skip
 CAPTION = "a red fox in the snow beside a frozen lake, seen from far above, early light"
 
 
@@ -64,7 +73,8 @@ def test_full_width_spelling_agrees_with_diffusers_own_conversion(name: str) -> 
     for tensor_name in own:
         spot, original = native.find(table, tensor_name)
         mark = marks[original]
-        assert torch.equal(converted[tensor_name], mark[spot.rows[0] : sum(spot.rows)] if spot.rows else mark), tensor_name
+        whole = torch.cat(mark.chunk(2)[::-1]) if spot.swapped else mark
+        assert torch.equal(converted[tensor_name], whole[spot.rows[0] : sum(spot.rows)] if spot.rows else whole), tensor_name
 
 
 FLOW = [spec.name for spec in registry.specs() if spec.target_space == "flow"]
@@ -72,73 +82,136 @@ WITHOUT_GUIDANCE: dict[str, dict[str, Any]] = {
     "zimage": {"guidance_scale": 0.0}, "lumina2": {"guidance_scale": 1.0, "system_prompt": "Draw."},
     "sd3": {"guidance_scale": 1.0, "max_sequence_length": 32},
     "chroma": {"guidance_scale": 1.0, "max_sequence_length": 64}, "flux1": {"guidance_scale": 3.5, "max_sequence_length": 32},
+    "flux2": {"guidance_scale": 1.0}, "auraflow": {"guidance_scale": 1.0},
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FLOW)
+def diffusers_pipeline(name: str, parts: Parts) -> Any:
+    """diffusers' pipeline of a family; where sampling does without one, that which the weights were made for."""
+    if name != "wan":
+        return registry.get(name).pipeline(parts)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    return diffusers.WanPipeline(tokenizer=parts.tokenizers[0], text_encoder=parts.text_encoders[0], vae=parts.vae,
+                                 scheduler=scheduler, transformer=parts.denoiser)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in FLOW if name != "anima"])
 def test_one_euler_step_of_diffusers_pipeline_follows_the_prediction(name: str) -> None:
     family = registry.get(name)
     parts = family.tiny(0)
     parts.scheduler_config = {k: v for k, v in parts.scheduler_config.items() if k != "shift_terminal"}
     if name == "lumina2":
         parts.options = family.Options(system_prompt="Draw.")
-    pipe, noise = family.pipeline(parts), torch.randn(1, family.SPEC.latent_channels, 8, 8)
+    side = 64 // family.SPEC.vae_factor
+    pipe, noise = diffusers_pipeline(name, parts), torch.randn(1, family.SPEC.latent_channels, side, side)
     pipe.set_progress_bar_config(disable=True)
     # 64 tokens and more, so that no model sees padding: diffusers' Chroma adds its mask to the scores.
     arguments = {"sigmas": [0.7], **WITHOUT_GUIDANCE.get(name, {})}
-    given = noise if name in ("zimage", "lumina2", "sd3") else pipe._pack_latents(noise, 1, noise.shape[1], 8, 8)
-    moved = pipe(CAPTION, height=64, width=64, latents=given, output_type="latent", num_inference_steps=1, **arguments).images
-    if given is not noise:
-        moved = helpers.unpacked(moved, (8, 8))
-    sigma = float(pipe.scheduler.sigmas[0])
+    if name == "wan":
+        arguments = {"num_frames": 1, "guidance_scale": 1.0}
+    into, back = layout(name, pipe, parts, side)
+    made = pipe(prompt=CAPTION, height=64, width=64, latents=into(noise), output_type="latent", num_inference_steps=1, **arguments)
+    moved, sigma = back(made[0]), float(pipe.scheduler.sigmas[0])
     with torch.no_grad():
         cond = family.encode_text(parts, [CAPTION])
         velocity = family.predict(parts, Noised(noise, noise, torch.tensor([1000 * sigma])), cond)
     assert torch.allclose(moved, noise - sigma * velocity, atol=1e-4)
 
 
-def test_text_states_equal_diffusers_prompt_encoding(family: Family, tiny: Parts) -> None:
-    captions = ["a cat", "a much longer text about two dogs"]
-    pipe, found = family.pipeline(tiny), family.encode_text(tiny, captions)
-    if family is registry.get("zimage"):
-        expected = pipe.encode_prompt(list(captions), "cpu", do_classifier_free_guidance=False)[0]
-    elif family is registry.get("lumina2"):
-        states, _ = pipe._get_gemma_prompt_embeds(captions, "cpu")
-        expected = [s[:n] for s, n in zip(states, found["text_mask"].sum(1), strict=True)]
-    elif family is registry.get("qwenimage"):
-        states, mask = pipe.encode_prompt(captions, "cpu")
-        expected = [s[m.bool()] for s, m in zip(states, mask, strict=True)]
-    else:
-        states = pipe.encode_prompt(captions, device="cpu", do_classifier_free_guidance=False, max_sequence_length=64)[0]
-        assert torch.allclose(found["t5_out"], states, atol=1e-5)
-        return
-    for mine, mask, theirs in zip(found["text"], found["text_mask"].bool(), expected, strict=True):
-        assert torch.allclose(mine[mask], theirs, atol=1e-5)
-        assert not mine[~mask].any()
+def layout(name: str, pipe: Any, parts: Parts, side: int) -> tuple[Any, Any]:
+    """Our 4-D latents to what a pipeline takes, and what it gives back to ours."""
+    if name == "wan":
+        return (lambda x: x[:, :, None]), (lambda x: x[:, :, 0])
+    if name == "flux2":  # it gives what its VAE decodes
+        return (lambda x: x), (lambda x: flux2_vae.normalise(parts.vae, flux2_vae.gathered(x)))
+    if "_pack_latents" in dir(pipe):
+        return (lambda x: pipe._pack_latents(x, 1, x.shape[1], side, side)), (lambda x: helpers.unpacked(x, (side, side)))
+    return (lambda x: x), (lambda x: x)
+
+
+def encoded(pipe: Any, captions: list[str], **more: Any) -> Any:
+    return pipe.encode_prompt(captions, device="cpu", **more)
+
+
+PLAIN = {"do_classifier_free_guidance": False}
+REFERENCES: dict[str, Any] = {
+    "zimage": lambda pipe, texts: [("text", one) for one in [encoded(pipe, list(texts), **PLAIN)[0]]],
+    "lumina2": lambda pipe, texts: [("text", pipe._get_gemma_prompt_embeds(texts, "cpu")[0])],
+    "qwenimage": lambda pipe, texts: [("text", encoded(pipe, texts)[0])],
+    "chroma": lambda pipe, texts: [("t5_out", encoded(pipe, texts, max_sequence_length=64, **PLAIN)[0])],
+    "flux2": lambda pipe, texts: [("text", encoded(pipe, texts)[0])],
+    "hunyuanimage": lambda pipe, texts: list(zip(("vlm_embed", "vlm_mask", "byt5_embed", "byt5_mask"),
+                                                 encoded(pipe, texts, batch_size=2), strict=True)),
+    "wan": lambda pipe, texts: [("text", encoded(pipe, texts, max_sequence_length=512, **PLAIN)[0])],
+    "auraflow": lambda pipe, texts: [("text", encoded(pipe, texts, **PLAIN)[0])],
+}  # fmt: skip
+"""Family -> (its name of a tensor of the conditioning, diffusers' tensor or a list of one for each caption)."""
+MASKS = {"text": "text_mask", "vlm_embed": "vlm_mask"}
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_text_states_equal_diffusers_prompt_encoding(name: str) -> None:
+    family = registry.get(name)
+    parts, captions = family.tiny(0), ["a cat", 'a much longer text about two dogs and "a sign" they hold']
+    pipe, found = diffusers_pipeline(name, parts), family.encode_text(parts, captions)
+    for key, theirs in REFERENCES[name](pipe, captions):
+        for i, mine in enumerate(found[key]):
+            length = min(len(mine), len(theirs[i]))  # one pads to the longest, the other to the model's length
+            mask = found[MASKS[key]][i].bool() if MASKS.get(key) in found else torch.ones(len(mine), dtype=torch.bool)
+            assert torch.allclose(mine[:length][mask[:length]].float(), theirs[i][:length][mask[:length]].float(), atol=1e-5)
+            assert not mine[~mask].any() and not mine[length:].any()
+
+
+def test_animas_text_states_equal_those_of_diffusers_blocks() -> None:
+    from types import SimpleNamespace
+
+    from diffusers.modular_pipelines.anima.encoders import AnimaTextEncoderStep
+
+    anima = registry.get("anima")
+    parts, captions = anima.tiny(0), ["a cat", "a much longer text about two dogs"]
+    components = SimpleNamespace(tokenizer=parts.tokenizers[0], t5_tokenizer=parts.tokenizers[1],
+                                 text_encoder=parts.text_encoders[0])  # fmt: skip
+    theirs = AnimaTextEncoderStep.encode_prompt(components, captions, None, False, device="cpu", dtype=torch.float32)
+    found = anima.encode_text(parts, captions)
+    for mine, name in (("prompt_embeds", "qwen_prompt_embeds"), ("attn_mask", "qwen_attention_mask"),
+                       ("t5_input_ids", "t5_input_ids"), ("t5_attn_mask", "t5_attention_mask")):  # fmt: skip
+        assert torch.allclose(found[mine].float(), theirs[name].float(), atol=1e-5)
+
+
+def save_parts(family: Family, parts: Parts, folder: Path, prefix: str) -> tuple[dict[str, str], str]:
+    """Files of a tiny model as people have them: transformer in the original spelling, text encoders, VAE.
+
+    Returns the options that name the text encoders' files, and the VAE's file.
+    """
+    tensors = helpers.native_tensors(parts.denoiser, family.TRANSFORMER.table(parts.denoiser))
+    save_file({prefix + n: t for n, t in tensors.items()}, folder / "model.safetensors")
+    options = {}
+    for number, (text, model) in enumerate(zip(family.RECIPE.texts, parts.text_encoders, strict=True)):
+        states = {n: t.contiguous() for n, t in model.state_dict().items() if n != "encoder.embed_tokens.weight"}
+        if not any(n.startswith("encoder.") for n in states):
+            states = {f"model.{n}": t for n, t in states.items()} | {"lm_head.weight": torch.ones(1)}
+        options[text.option] = str(folder / f"text{number}.safetensors")
+        save_file(states, options[text.option])
+    save_file({n: t.contiguous() for n, t in parts.vae.state_dict().items()}, folder / "vae.safetensors")
+    return options, str(folder / "vae.safetensors")
 
 
 @pytest.mark.parametrize("kind", ["folder", "files", "files in a package"])
 def test_every_packaging_is_the_same_model(family: Family, tiny: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                            kind: str) -> None:  # fmt: skip
     name = family.SPEC.name
-    text_option = next(o for o in ("qwen3", "gemma2", "t5xxl", "qwen_vl") if o in family.Options.__dataclass_fields__)
     place, options, vae_file = tmp_path / "model.safetensors", {}, None
     if kind == "folder":
         place = helpers.save_folder(tiny, tmp_path / "m", "APipeline", "transformer")
     else:
-        prefix = "model.diffusion_model." if "package" in kind else ""
-        table = family.TRANSFORMER.table(tiny.denoiser)
-        save_file({prefix + n: t for n, t in helpers.native_tensors(tiny.denoiser, table).items()}, place)
-        text = {n: t for n, t in tiny.text_encoders[0].state_dict().items() if n != "encoder.embed_tokens.weight"}
-        front = "" if name == "chroma" else "model."
-        text = {front + n: t.contiguous() for n, t in text.items()} | {"lm_head.weight": torch.ones(1)}
-        save_file(text, tmp_path / "text.safetensors")
-        save_file({n: t.contiguous() for n, t in tiny.vae.state_dict().items()}, tmp_path / "vae.safetensors")
-        options, vae_file = {text_option: str(tmp_path / "text.safetensors")}, str(tmp_path / "vae.safetensors")
+        options, vae_file = save_parts(family, tiny, tmp_path, "model.diffusion_model." if "package" in kind else "")
         configs = {p: e.get("config") for p, e in source.asset(f"tiny/{name}.json")["components"].items()}
         configs["vae"]["_class_name"] = type(tiny.vae).__name__
         monkeypatch.setattr(source, "asset", lambda file: configs)
-        monkeypatch.setattr(family, "RECIPE", helpers.tiny_recipe(family.RECIPE, tiny))
+        sizes = {"sizes": lambda header: {}} if name == "wan" else {}  # it counts heads of 128, which tiny ones are not
+        monkeypatch.setattr(family, "RECIPE", helpers.tiny_recipe(family.RECIPE, tiny, **sizes))
+        if name == "anima":
+            monkeypatch.setattr(family, "t5_tokenizer", lambda path, options: tiny.tokenizers[1])
     found = detect.identify(str(place))
     assert found.family == name
     loaded = family.load(LoadRequest(str(place), family.Options(**options), vae=vae_file))
@@ -154,7 +227,7 @@ def test_a_transformer_alone_names_every_file_that_must_be_given_too(family: Fam
     save_file({n: t.contiguous() for n, t in tiny.denoiser.state_dict().items()}, tmp_path / "m.safetensors")
     with pytest.raises(UserError) as error:
         family.load(LoadRequest(str(tmp_path / "m.safetensors"), family.Options()))
-    assert family.RECIPE.texts[0].flag in str(error.value) and family.RECIPE.vae_flag() in str(error.value)
+    assert all(text.flag in str(error.value) for text in family.RECIPE.texts) and family.RECIPE.vae_flag() in str(error.value)
 
 
 def test_shipped_constants_of_the_qwen_vae_are_those_of_diffusers() -> None:
@@ -192,7 +265,8 @@ def targets_of(name: str) -> tuple[list[Any], dict[str, torch.Tensor]]:
 
 
 READERS = {"zimage": diffusers.ZImagePipeline, "chroma": diffusers.ChromaPipeline, "lumina2": diffusers.Lumina2Pipeline,
-           "qwenimage": diffusers.QwenImagePipeline}  # fmt: skip
+           "qwenimage": diffusers.QwenImagePipeline, "flux2": diffusers.Flux2KleinPipeline, "wan": diffusers.WanPipeline,
+           "anima": diffusers.AnimaModularPipeline, "auraflow": diffusers.AuraFlowPipeline}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "fmt"), [(n, f) for n in READERS for f, programs in registry.get(n).SPEC.loads_in.items()
@@ -225,6 +299,71 @@ def test_lumina_files_have_kohyas_362_modules_with_their_widths() -> None:
     assert list(written) == [name for name, _, _ in GOLDEN["lumina2 lora"]]
     for name, down, up in GOLDEN["lumina2 lora"]:
         assert written[name]["lora_down.weight"].shape[1] == down[1] and written[name]["lora_up.weight"].shape[0] == up[0]
+
+
+@pytest.mark.parametrize(("name", "count"), [("anima", 476), ("hunyuanimage", 320)])
+def test_files_have_kohyas_modules_with_their_widths(name: str, count: int) -> None:
+    import transformers
+
+    family, config = registry.get(name), source.asset(f"{name}.json")
+    text = []
+    if family.SPEC.text_slots[0].trainable:
+        with torch.device("meta"):
+            text = [transformers.Qwen3Model(transformers.Qwen3Config(**config["text_encoder"]))]
+    targets = family.adapter_targets(Parts(full_width(name, {}), None, text, [], family.Options()))
+    tensors = {}
+    for target in targets:
+        rows, columns = target.module.weight.shape
+        tensors[f"{target.name}.lora_down.weight"] = torch.empty(1, columns, dtype=torch.int8)
+        tensors[f"{target.name}.lora_up.weight"] = torch.empty(rows, 1, dtype=torch.int8)
+    written = keys.group(keys.from_kohya(tensors, "kohya", keys.Names.of(targets)))
+    golden = GOLDEN[f"{name} lora"]
+    assert len(golden) == count and list(written) == [stem for stem, _, _ in golden]
+    for stem, down, up in golden:
+        assert written[stem]["lora_down.weight"].shape[1] == down[1] and written[stem]["lora_up.weight"].shape[0] == up[0]
+
+
+def test_the_hunyuan_vae_is_read_in_its_original_spelling_too() -> None:
+    from library.families import hunyuan_vae
+
+    with torch.device("meta"):
+        names = list(diffusers.AutoencoderKLHunyuanImage(**{k: v for k, v in source.asset("hunyuanimage.json")["vae"].items()
+                                                            if k[0] != "_"}).state_dict())
+    original = [hunyuan_vae.original_name(n, 2) for n in names]
+    assert len(set(original)) == len(names)
+    for name in ("encoder.down.0.block.1.conv2", "encoder.down.4.downsample.conv", "encoder.down.5.block.1.norm1",
+                 "encoder.mid.attn_1.q", "decoder.mid.block_2.conv1", "decoder.up.0.block.2.conv1", "decoder.up.4.upsample.conv",
+                 "decoder.up.5.block.2.conv2", "decoder.norm_out"):  # fmt: skip
+        assert f"{name}.weight" in original, name
+
+
+def test_wans_own_text_encoder_file_has_every_tensor() -> None:
+    import transformers
+
+    from library.families import t5
+
+    parts = registry.get("wan").tiny(0)
+    names = [n for n in parts.text_encoders[0].state_dict() if n != "encoder.embed_tokens.weight"]
+    original = {t5.wan_name(n) for n in names}
+    assert len(original) == len(names) and isinstance(parts.text_encoders[0], transformers.UMT5EncoderModel)
+    assert {"token_embedding.weight", "blocks.0.attn.q.weight", "blocks.1.ffn.gate.0.weight", "norm.weight",
+            "blocks.1.pos_embedding.embedding.weight", "blocks.0.norm2.weight"} <= original
+
+
+def test_flux2_devs_captions_are_read_by_mistral_with_its_instruction() -> None:
+    from transformers import MistralConfig, MistralModel
+
+    flux2, seen = registry.get("flux2"), []
+    model = MistralModel(MistralConfig(vocab_size=600, hidden_size=16, intermediate_size=32, num_hidden_layers=40,
+                                       num_attention_heads=2, num_key_value_heads=1, head_dim=8)).eval()
+    words = flux2.tiny(0).tokenizers[0]
+    parts = Parts(None, None, [model], [lambda texts, **more: seen.extend(texts) or words(texts, **more)], flux2.Options())
+    with torch.no_grad():
+        found = flux2.encode_text(parts, ["a cat"])["text"]
+        made = words(seen, padding="max_length", max_length=512, add_special_tokens=False, return_tensors="pt")
+        states = model(**made, output_hidden_states=True).hidden_states
+    assert seen[0].endswith("[/SYSTEM_PROMPT][INST]a cat[/INST]") and "object attribution" not in seen[0]
+    assert torch.allclose(found, torch.cat([states[i] for i in (10, 20, 30)], -1), atol=1e-6)
 
 
 def test_blocks_are_counted_whatever_stands_in_front_of_their_names() -> None:
