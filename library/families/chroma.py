@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from library.families import answers, assemble, flow, flux1, tiny as tiny_models, vae
@@ -125,7 +127,28 @@ def predict(parts: Parts, noised: Noised, cond: Cond) -> torch.Tensor:
     tokens = flow.packed(x.to(dtype))
     mask_BL = torch.arange(text.shape[1], device=device)[None] < seen_B[:, None]
     whole = torch.cat([mask_BL, torch.ones(tokens.shape[:2], dtype=torch.bool, device=device)], dim=1)
-    found = model(hidden_states=tokens, encoder_hidden_states=text, attention_mask=None if whole.all() else whole,
-                  timestep=(noised.timesteps_B.to(device).float() / 1000).to(dtype), img_ids=flow.grid_ids(size).to(device),
-                  txt_ids=torch.zeros(text.shape[1], 3, device=device), return_dict=False)[0]  # fmt: skip
+    seen = None if whole.all() else whole
+    with _mask_kept(model, seen):
+        found = model(hidden_states=tokens, encoder_hidden_states=text, attention_mask=seen,
+                      timestep=(noised.timesteps_B.to(device).float() / 1000).to(dtype), img_ids=flow.grid_ids(size).to(device),
+                      txt_ids=torch.zeros(text.shape[1], 3, device=device), return_dict=False)[0]  # fmt: skip
     return flow.unpacked(found, size)
+
+
+@contextmanager
+def _mask_kept(model: Any, mask: torch.Tensor | None) -> Iterator[None]:
+    """Give single blocks the mask under gradient checkpointing too: diffusers 0.42 leaves it out there."""
+    if mask is None or not model.gradient_checkpointing:
+        yield
+        return
+    plain, single = model._gradient_checkpointing_func, set(model.single_transformer_blocks)
+
+    def run(block: Any, *args: Any, **kwargs: Any) -> Any:
+        # The mask goes with the block, so that its recomputation sees it as well.
+        return plain(partial(block, attention_mask=mask) if block in single else block, *args, **kwargs)
+
+    model._gradient_checkpointing_func = run
+    try:
+        yield
+    finally:
+        model._gradient_checkpointing_func = plain

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import pytest
 import torch
+import torch.utils.checkpoint
 
 from library.config.run_config import NoiseConfig
+from library.data import text_cache
+from library.data.text_cache import TextOptions
+from library.diffusion.schedule import RAW
 from library.families import detect, registry
 from library.families.interface import Family, Parts
 from library.util.header import Header
@@ -89,6 +97,75 @@ def test_a_batch_is_predicted_as_its_items_are(family: Family, parts: Parts) -> 
         assert torch.allclose(single, both[i : i + 1], atol=1e-4)
 
 
+def test_one_step_along_the_target_returns_the_clean_latents(family: Family, parts: Parts) -> None:
+    x0 = torch.randn(2, family.SPEC.latent_channels, 4, 4)
+    noise, schedule = torch.randn_like(x0), family.schedule(parts.options, NoiseConfig())
+    if family.SPEC.target_space == "flow":
+        schedule = replace(schedule, reading=RAW)  # some compare the picture that the velocity stands for
+    times = schedule.draw(2, (4, 4)).clamp(max=900)
+    noised = schedule.add_noise(x0, noise, times)
+    target = schedule.target(x0, noised)
+    for i in range(2):
+        if family.SPEC.target_space == "flow":
+            scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+            scheduler.set_timesteps(sigmas=[float(times[i]) / 1000])
+            back = scheduler.step(target[i : i + 1], scheduler.timesteps[0], noised.x_BCHW[i : i + 1]).prev_sample
+        else:
+            space = {"eps": "epsilon", "v": "v_prediction"}[schedule.space]
+            scheduler = diffusers.DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+                                                prediction_type=space, clip_sample=False)  # fmt: skip
+            scheduler.set_timesteps(1000)
+            back = scheduler.step(target[i : i + 1], int(times[i]), noised.x_BCHW[i : i + 1]).pred_original_sample
+        assert torch.allclose(back, x0[i : i + 1], atol=1e-3)
+
+
+def test_captions_read_from_the_cache_are_those_encoded_now(family: Family, parts: Parts, tmp_path: Path) -> None:
+    if family.SPEC.text_cache_suffix is None:
+        return
+    plan = SimpleNamespace(items=[SimpleNamespace(path=tmp_path / f"{i}.png") for i in range(2)])
+    options = TextOptions(to_disk=True, suffix=family.SPEC.text_cache_suffix, padding=family.SPEC.cond_padding)
+    for item, caption in zip(plan.items, CAPTIONS, strict=True):
+        (cond,) = text_cache._encoded([caption], lambda texts: family.encode_text(parts, texts))
+        text_cache._store(text_cache.file_of(item, options), caption, cond, options)
+    cache = text_cache.TextCache(options)
+    read = cache.collate([cache(item, caption) for item, caption in zip(plan.items, CAPTIONS, strict=True)])
+    now = family.encode_text(parts, CAPTIONS)
+    assert read.keys() == now.keys()
+    noised = noised_latents(family, parts)
+    with torch.no_grad():
+        sizes = family.size_cond([(SIZE, SIZE)] * 2, [(0, 0)] * 2, (SIZE, SIZE))
+        a, b = (family.predict(parts, noised, {**cond, **sizes}) for cond in (read, now))
+    assert torch.allclose(a, b, atol=1e-4)
+
+
+def test_checkpointing_by_our_function_leaves_every_gradient_as_it_is(family: Family, parts: Parts) -> None:
+    noised, cond = noised_latents(family, parts), {k: v.detach() for k, v in cond_of(family, parts).items()}
+    targets = [t for t in family.adapter_targets(parts) if t.root == "denoiser"][:12]
+    calls: list[int] = []
+
+    def gradients() -> list[torch.Tensor]:
+        for target in targets:
+            target.module.weight.grad = None
+            target.module.weight.requires_grad_(True)
+        family.predict(parts, noised, cond).square().mean().backward()
+        found = [t.module.weight.grad.clone() for t in targets if t.module.weight.grad is not None]
+        for target in targets:
+            target.module.weight.requires_grad_(False)
+            target.module.weight.grad = None
+        return found
+
+    def counted(block: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return torch.utils.checkpoint.checkpoint(block, *args, use_reentrant=False, **kwargs)
+
+    plain = gradients()
+    parts.denoiser.enable_gradient_checkpointing(gradient_checkpointing_func=counted)
+    saving = gradients()
+    parts.denoiser.disable_gradient_checkpointing()
+    assert calls and len(plain) == len(saving) > 0
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in zip(plain, saving, strict=True))
+
+
 def test_text_conditioning_has_one_entry_for_each_caption_and_a_padding_rule(family: Family, parts: Parts) -> None:
     cond = cond_of(family, parts)
     assert set(cond) <= set(family.SPEC.cond_padding)
@@ -143,3 +220,11 @@ def test_the_pipeline_draws_a_picture_from_these_parts(family: Family, parts: Pa
     steps = 2 if "shift_terminal" in parts.scheduler_config else 1  # stretching to a terminal sigma needs two
     picture = pipe(prompt="a red circle", height=SIZE, width=SIZE, num_inference_steps=steps, output_type="pt").images
     assert picture.shape == (1, 3, SIZE, SIZE) and torch.isfinite(picture).all()
+
+
+def test_the_page_on_adding_a_family_lists_every_family_and_claim() -> None:
+    import overview
+
+    text = overview.PAGE.read_text(encoding="utf-8")
+    assert all(f"- {claim}\n" in text for claim in overview.tests())
+    assert all(f"`{file}`" in text for _, file, _ in overview.lengths())
