@@ -1,0 +1,285 @@
+"""Do sliders slide? Trains them on the shipped model, draws at several strengths, and reads the pictures with a ruler.
+
+    python benchmarks/sliders.py                                        every attribute, every scheme: hours on one core
+    python benchmarks/sliders.py --attribute size --scheme pairs        one of them: a few minutes
+    python benchmarks/sliders.py --attribute size --file FILE           measures a file
+    python benchmarks/sliders.py --attribute size --scheme pairs -- --learning_rate=1e-3      with further flags
+
+The pictures are drawn by diffusers alone, which loads the file as any program would. The marks are in ``WANTED``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "examples"))
+
+import world  # noqa: E402  (needs the path above)
+
+STRENGTHS = (-1.0, -0.5, 0.0, 0.5, 1.0)
+WANTED = {"monotonic": (">=", 0.95), "R2": (">=", 0.98), "gain": ("within", 0.10), "asymmetry": ("<=", 0.10),
+          "shape and colour": (">=", 0.90), "others moved": ("<=", 0.05)}
+RANGES = {"size": 0.52, "brightness": 1.0, "hue": 60.0, "position": 0.44}
+"""What each attribute spans in the world: the smallest to the largest shape, black to white, from a named hue to the next,
+and the room that the middle of a shape has."""
+STEP_BACK = 0.01
+"""Part of the range by which a reading may step back and still count as monotonic: half a pixel of size."""
+
+
+# ----------------------------------------------------------------------------------------------------------- attributes
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One thing that a slider moves: how its pictures are made, what captions leave out, how it is read."""
+
+    name: str
+    high: tuple[float, float]
+    low: tuple[float, float]
+    place: Callable[[world.Scene, float], world.Scene]
+    """(scene, value) -> the scene with that value of the attribute."""
+    words: frozenset[str] = frozenset()
+    """Tags that tell of the attribute, which captions and prompts leave out."""
+
+    def caption(self, scene: world.Scene) -> str:
+        return ", ".join(tag for tag in world.tags(scene) if tag not in self.words and not self._tells(tag))
+
+    def _tells(self, tag: str) -> bool:
+        return self.name == "brightness" and tag.endswith("background")
+
+    @property
+    def asked(self) -> float:
+        """Half the difference of the attribute's mean between the positive and the negative set."""
+        return (sum(self.high) - sum(self.low)) / 4
+
+
+def _hue_shift(scene: world.Scene, value: float) -> world.Scene:
+    return replace(scene, hue=(world.HUES[world.colour_word(scene.hue)] + value) % 360)
+
+
+ATTRIBUTES = {one.name: one for one in (
+    Attribute("size", (0.56, 0.72), (0.32, 0.46), lambda scene, value: replace(scene, size=value),
+              frozenset(world.SIZES)),
+    Attribute("brightness", (0.60, 0.90), (0.10, 0.40), lambda scene, value: replace(scene, brightness=value, tint=""),
+              frozenset({"dark", "bright"})),
+    Attribute("hue", (8.0, 22.0), (-22.0, -8.0), _hue_shift),
+    Attribute("position", (0.56, 0.66), (0.34, 0.44), lambda scene, value: replace(scene, x=value),
+              frozenset({"left", "right", "center", "top", "bottom"})),
+)}
+
+
+def reading(attribute: str, seen: world.Reading, prompt_hue: float) -> float:
+    """An attribute's value as read from a picture; hue counts from the named colour of the prompt."""
+    if attribute == "hue":
+        return (seen.hue - prompt_hue + 180.0) % 360.0 - 180.0
+    return {"size": seen.size, "brightness": seen.brightness, "position": seen.x}[attribute]
+
+
+# ----------------------------------------------------------------------------------------------------------------- data
+
+
+def base_scene(rng: random.Random, attribute: Attribute) -> world.Scene:
+    """A scene with one shape that has room for every value of the attribute."""
+    while True:
+        scene = world.random_scene(rng)
+        if scene.number != 1 or (attribute.name == "brightness" and scene.tint):
+            continue
+        if attribute.name == "size":
+            scene = replace(scene, x=rng.uniform(0.42, 0.58), y=rng.uniform(0.42, 0.58))
+        if attribute.name == "position":
+            scene = replace(scene, size=rng.uniform(0.30, 0.58), y=rng.uniform(0.4, 0.6))
+        return scene
+
+
+def write_side(folder: Path, attribute: Attribute, band: tuple[float, float], count: int, seed: int) -> None:
+    """Pictures of one side, the values spread evenly over their band; equal seeds give equal scenes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(f"{attribute.name}/{seed}")
+    places = list(range(count))
+    random.Random(f"places/{seed}").shuffle(places)
+    for number in range(count):
+        value = band[0] + (band[1] - band[0]) * (places[number] + 0.5) / count
+        scene = attribute.place(base_scene(rng, attribute), value)
+        world.draw(scene).save(folder / f"{number:02d}.png")
+        (folder / f"{number:02d}.txt").write_text(attribute.caption(scene), encoding="utf-8")
+
+
+def write_sides(folder: Path, attribute: Attribute, count: int, paired: bool) -> Path:
+    """Both sides and the file that describes them; paired sides show the same scenes."""
+    write_side(folder / "positive", attribute, attribute.high, count, seed=1)
+    write_side(folder / "negative", attribute, attribute.low, count, seed=1 if paired else 2)
+    lines = ["[general]", "caption_extension = '.txt'", "[[datasets]]", "resolution = 64"]
+    for side, strength in (("positive", 1.0), ("negative", -1.0)):
+        lines += ["[[datasets.subsets]]", f"image_dir = '{folder / side}'", f"slider_strength = {strength}"]
+    config = folder / "data.toml"
+    config.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return config
+
+
+# -------------------------------------------------------------------------------------------------------------- schemes
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A way to train a slider, as flags of this trainer."""
+
+    title: str
+    pictures: int = 24
+    """Pictures of each side; 0 = none."""
+    paired: bool = False
+    flags: dict[str, Any] = field(default_factory=dict)
+
+
+COMMON = {"resolution": 64, "network_module": "networks.lora", "network_dim": 8, "network_alpha": 8,
+          "slider_lora_target": "auto", "cache_latents": True, "train_batch_size": 8, "learning_rate": 1e-3,
+          "lr_scheduler": "cosine", "lr_warmup_steps": 0.05, "max_train_steps": 300, "seed": 1,
+          "console_log_level": "WARNING"}
+SCHEMES = {
+    "plain": Scheme("plain scheme: alternating buckets, plain loss"),
+}
+
+
+def trained(attribute: Attribute, scheme: Scheme, folder: Path, more: Sequence[str]) -> tuple[Path, float]:
+    """Train a slider with the trainer's command line; the file and the seconds it took."""
+    settings = COMMON | scheme.flags
+    if scheme.pictures:
+        settings["dataset_config"] = write_sides(folder / "data", attribute, scheme.pictures, scheme.paired)
+    argv = [f"--{name}" if value is True else f"--{name}={value}" for name, value in settings.items()]
+    begun = time.monotonic()
+    subprocess.run([sys.executable, str(ROOT / "train_network.py"), f"--pretrained_model_name_or_path={ROOT / 'examples/tiny-sd'}",
+                    f"--output_dir={folder}", "--output_name=slider", *argv, *more], cwd=ROOT, check=True,
+                   stdout=subprocess.DEVNULL)
+    return folder / "slider.safetensors", time.monotonic() - begun
+
+
+# ------------------------------------------------------------------------------------------------------------ measuring
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is drawn to measure a slider."""
+
+    prompts: int = 100
+    steps: int = 20
+    guidance: float = 4.0
+    seed: int = 7
+    strengths: tuple[float, ...] = STRENGTHS
+
+
+def loaded() -> Any:
+    """The shipped model in diffusers."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(ROOT / "examples" / "tiny-sd")
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def drawn(pipeline: Any, prompts: Sequence[str], drawing: Drawing) -> list[world.Reading]:
+    """What the pictures of the prompts show; each prompt has noise of its own, the same at every strength."""
+    import torch
+
+    readings = []
+    for start in range(0, len(prompts), 25):
+        some = list(prompts[start:start + 25])
+        own = [torch.Generator().manual_seed(1000 * drawing.seed + start + place) for place in range(len(some))]
+        pictures = pipeline(some, height=world.SIDE, width=world.SIDE, num_inference_steps=drawing.steps,
+                            guidance_scale=drawing.guidance, generator=own, output_type="np").images
+        readings += [world.measure(picture) for picture in pictures]
+    return readings
+
+
+def held_out(attribute: Attribute, drawing: Drawing) -> list[tuple[str, world.Scene]]:
+    """Prompts that say nothing of the attribute, with the scenes they describe."""
+    rng = random.Random(f"held out/{drawing.seed}")
+    scenes = [base_scene(rng, attribute) for _ in range(drawing.prompts)]
+    return [(attribute.caption(scene), scene) for scene in scenes]
+
+
+def swept(file: Path, attribute: Attribute, drawing: Drawing) -> dict[float, list[world.Reading]]:
+    """Strength -> readings of the same prompts."""
+    pipeline = loaded()
+    pipeline.load_lora_weights(file.parent, weight_name=file.name, adapter_name="slider")
+    prompts = [prompt for prompt, _ in held_out(attribute, drawing)]
+    found = {}
+    for strength in drawing.strengths:
+        pipeline.set_adapters(["slider"], [strength])
+        found[strength] = drawn(pipeline, prompts, drawing)
+    return found
+
+
+def figures(attribute: Attribute, drawing: Drawing, seen: dict[float, list[world.Reading]]) -> dict[str, Any]:
+    """Everything that is wanted of a slider, as figures."""
+    scenes = [scene for _, scene in held_out(attribute, drawing)]
+    hues = [world.HUES[world.colour_word(scene.hue)] for scene in scenes]
+    strengths = np.array(sorted(seen))
+    values = {name: np.array([[reading(name, one, hue) for one, hue in zip(seen[s], hues, strict=True)] for s in strengths])
+              for name in RANGES}
+    own = values[attribute.name]
+    means = own.mean(1)
+    half = (means[-1] - means[0]) / 2
+    rest = [name for name in RANGES if name != attribute.name]
+    middle = int(np.flatnonzero(strengths == 0)[0])
+    moved = {name: float(max(abs(np.median(values[name][end] - values[name][middle])) for end in (0, -1)) / RANGES[name])
+             for name in rest}
+    ends = [(one, scene) for s in (strengths[0], strengths[-1]) for one, scene in zip(seen[s], scenes, strict=True)]
+    return {
+        "means": [round(float(mean), 4) for mean in means],
+        "monotonic": float((np.diff(own, axis=0) > -STEP_BACK * RANGES[attribute.name]).all(0).mean()),
+        "R2": r_squared(strengths, means),
+        "gain": float(half / attribute.asked),
+        "asymmetry": float(abs(means[-1] + means[0] - 2 * means[middle]) / abs(2 * half)),
+        "shape and colour": float(np.mean([one.shape == scene.shape and one.colour == world.colour_word(scene.hue)
+                                           for one, scene in ends])),
+        "others moved": max(moved.values()),
+        "moved": {name: round(value, 4) for name, value in moved.items()},
+        "base": float(np.mean([one.shape == scene.shape and one.colour == world.colour_word(scene.hue)
+                               for one, scene in zip(seen[strengths[middle]], scenes, strict=True)])),
+    }
+
+
+def r_squared(x: np.ndarray, y: np.ndarray) -> float:
+    """How much of y's spread a straight line over x explains."""
+    line = np.polyval(np.polyfit(x, y, 1), x)
+    return float(1 - ((y - line) ** 2).sum() / ((y - y.mean()) ** 2).sum())
+
+
+def main(argv: list[str]) -> int:
+    """Train (unless a file is given), measure, tell."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--attribute", choices=ATTRIBUTES)
+    parser.add_argument("--scheme", choices=SCHEMES)
+    parser.add_argument("--file", type=Path)
+    parser.add_argument("--prompts", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "sliders")
+    parser.add_argument("more", nargs="*")
+    args = parser.parse_args(argv)
+    drawing = Drawing(args.prompts, args.steps)
+    for name, attribute in ATTRIBUTES.items():
+        if args.attribute not in (None, name):
+            continue
+        for key, scheme in SCHEMES.items():
+            if args.scheme not in (None, key):
+                continue
+            file, seconds = (args.file, 0.0) if args.file else trained(attribute, scheme, args.output / f"{name}-{key}", args.more)
+            found = figures(attribute, drawing, swept(file, attribute, drawing))
+            print(json.dumps({"attribute": name, "scheme": key, "seconds": round(seconds)} | found), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
