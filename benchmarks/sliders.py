@@ -148,6 +148,7 @@ COMMON = {"resolution": 64, "network_module": "networks.lora", "network_dim": 8,
           "console_log_level": "WARNING"}
 SCHEMES = {
     "plain": Scheme("plain scheme: alternating buckets, plain loss"),
+    "pairs": Scheme("pairs", 12, True, {"slider_pairing": "filename", "train_batch_size": 4}),
 }
 
 

@@ -447,6 +447,18 @@ class AdapterNetwork(nn.Module):
                                     "Give the --network_module and --network_args (dora_wd, factor, ...) that it was made "
                                     "with, or --dim_from_weights."))
 
+    @contextlib.contextmanager
+    def alpha_times(self, factor: float) -> Iterator[None]:
+        """Within this context files hold an alpha so many times as large; what the model computes stays as it is."""
+        before = [(adapter, adapter.alpha.clone()) for adapter in self.adapters]
+        try:
+            for adapter, alpha in before:
+                adapter.alpha = alpha * factor
+            yield
+        finally:
+            for adapter, alpha in before:
+                adapter.alpha = alpha
+
     def file_tensors(self, dtype: torch.dtype | None = None, fmt: keys.FileFormat = "kohya") -> dict[str, torch.Tensor]:
         """The tensors of the file to be saved, on the CPU, alpha included, in ``dtype`` (None: as they are)."""
         tensors: dict[str, torch.Tensor] = {}

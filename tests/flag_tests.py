@@ -87,6 +87,11 @@ TESTS: dict[str, str] = {
     "tests/config/test_resolve.py::test_documented_settings_are_offered_and_taken_when_asked_for": "recommended",
     "tests/config/test_resolve.py::test_slider_targets_are_named": "slider_lora_target",
     "tests/train/test_sliders.py::test_neutral_pictures_teach_what_slider_neutral_says": "slider_neutral",
+    "tests/train/test_sliders.py::test_a_pair_pulls_as_its_two_pictures_alone_would_with_the_same_noise": "slider_pairing",
+    "tests/train/test_sliders.py::test_the_last_files_alpha_makes_one_the_strength_that_meets_the_pictures_best":
+        "slider_calibrate",
+    "tests/data_room/test_order.py::test_the_side_with_fewer_pictures_is_gone_through_again":
+        "slider_balance",
     "tests/config/test_resolve.py::test_further_loras_for_samples_carry_a_strength": "sample_loras",
     "tests/config/test_dataset_toml.py::test_subset_wins_over_data_set_over_general_over_flag": "dataset_config",
     "tests/config/test_dataset_toml.py::test_keys_fall_back_to_the_flags_that_kohya_names": "dataset_repeats",

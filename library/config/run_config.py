@@ -171,6 +171,12 @@ class SliderOrder:
 
     neutral: Literal["plain", "anchor", "skip"] = "anchor"
     """What pictures of strength 0 teach: trained at +1, held to the base model's answer at both ends, left out."""
+    pairing: Literal["none", "filename"] = "none"
+    """Whether positive and negative pictures of one name are trained in one step, with the same noise."""
+    balance: bool = True
+    """Whether the sign with fewer batches goes through its pictures again, so that an epoch has no one-signed end."""
+    calibrate: bool = True
+    """Whether the last file's alpha makes strength 1 the strength at which the pictures are met best."""
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,9 @@ def cache(flags: Flags) -> CacheConfig:
 
 
 def slider_order(flags: Flags) -> SliderOrder:
-    return SliderOrder(neutral=flags["slider_neutral"])
+    return SliderOrder(neutral=flags["slider_neutral"], pairing=flags["slider_pairing"],
+                       balance=flags["slider_balance"] == "true",
+                       calibrate=flags["slider_calibrate"] == "true")
 
 
 def loop(flags: Flags, seed: int) -> LoopConfig:

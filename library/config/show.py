@@ -65,7 +65,7 @@ FLAG_OF = {
         "allow_truncated": "allow_truncated_images",
         "batch_size": "train_batch_size",
     },
-    "slider": {"neutral": "slider_neutral"},
+    "slider": {name: f"slider_{name}" for name in ("neutral", "pairing", "balance", "calibrate")},
     "cache": {
         "latents": "cache_latents",
         "latents_to_disk": "cache_latents_to_disk",

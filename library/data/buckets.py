@@ -72,6 +72,10 @@ class BucketRules:
                 "Remove it, make it larger, or lower --bucket_reso_steps."))
         return Placement(bucket, resized, bucket[0] / bucket[1] - ratio)
 
+    def placed_in(self, bucket: Size, size: Size) -> Placement:
+        """Place a picture in a bucket that something else has chosen."""
+        return Placement(bucket, _cover(size, bucket), bucket[0] / bucket[1] - size[0] / size[1])
+
     def _nearest(self, size: Size, ratio: float) -> Size:
         if size in self.sizes:
             return size

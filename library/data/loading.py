@@ -144,6 +144,12 @@ class Pictures:
         return Made(pixels=images.to_tensor(colours), mask=None if mask is None else images.to_mask(mask),
                     original=prepared.original[::-1], crop=_crop(prepared.ltrb, item.placement.bucket[0], flip))
 
+    def kind(self, indices: Sequence[int]) -> str:
+        """Which objective a batch is for."""
+        if indices[0] in self.plan.partners:
+            return "pair"
+        return "neutral" if self.plan.items[indices[0]].strength == 0 else "pictures"
+
     def collate(self, indices: Sequence[int], made: list[Made]) -> Batch:
         """Pictures of one bucket and strength -> a batch."""
         import torch
@@ -163,7 +169,8 @@ class Pictures:
             original_sizes=[one.original for one in made], crops=[one.crop for one in made], target_size=(height, width),
             pixels_BCHW=_stacked([one.pixels for one in made]), latents_BCHW=_stacked([one.latents for one in made]),
             cond=cond, masks_B1HW=masks, strength=items[0].strength,
-            kind="neutral" if items[0].strength == 0 else "pictures", keys=[str(item.path) for item in items],
+            opposite=items[-1].strength if indices[0] in self.plan.partners else None, kind=self.kind(indices),
+            keys=[str(item.path) for item in items],
             attributes=[self.plan.parts[item.part].subsets[item.subset].custom_attributes for item in items])
 
 

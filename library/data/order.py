@@ -51,7 +51,22 @@ def sign(strength: float | None) -> Sign:
 
 def batch_counts(plan: DatasetPlan) -> int:
     """Batches of one epoch."""
-    return sum(-(-len(indices) // plan.parts[group.part].batch_size) for group, indices in _groups(plan).items())
+    return sum(sign_counts(plan).values())
+
+
+def sign_counts(plan: DatasetPlan) -> dict[Sign, int]:
+    """Batches of one epoch by sign; pairs count as positive. Without a slider all are neutral."""
+    counts: dict[Sign, int] = dict.fromkeys(CYCLE, 0)
+    for group, indices in _groups(plan).items():
+        counts[sign(group.strength)] += -(-len(indices) // plan.parts[group.part].batch_size)
+    if balances(plan) and counts["positive"] and counts["negative"]:
+        counts["positive"] = counts["negative"] = max(counts["positive"], counts["negative"])
+    return counts
+
+
+def balances(plan: DatasetPlan) -> bool:
+    """Whether the sign with fewer batches is gone through again; pairs are in balance by themselves."""
+    return plan.config.slider.balance and not plan.partners
 
 
 def epoch_order(plan: DatasetPlan, seed: int, epoch: int) -> list[BatchRef]:
@@ -62,18 +77,41 @@ def epoch_order(plan: DatasetPlan, seed: int, epoch: int) -> list[BatchRef]:
     rng = random.Random(f"{seed}/order/{epoch}")
     batches: list[tuple[Group, tuple[int, ...]]] = []
     for group, indices in _groups(plan).items():
-        rng.shuffle(indices)
-        size = plan.parts[group.part].batch_size
-        batches += [(group, tuple(indices[start:start + size])) for start in range(0, len(indices), size)]
+        batches += _cut(plan, group, indices, rng)
     rng.shuffle(batches)
+    if balances(plan):
+        batches += _recycled(plan, batches, rng)
     if plan.has_strengths:
         batches = _cycled(plan, batches, rng)
     refs, position = [], 0
     for number, (group, items) in enumerate(batches):
         seeds = tuple(f"{seed}/{epoch}/{position + place}" for place in range(len(items)))
+        if items[0] in plan.partners:  # a pair shares all that is random
+            items, seeds = (*items, *(plan.partners[item] for item in items)), seeds * 2
         refs.append(BatchRef(group.part, items, seeds, epoch, number))
         position += len(items)
     return refs
+
+
+def _cut(plan: DatasetPlan, group: Group, indices: list[int], rng: random.Random) -> list[tuple[Group, tuple[int, ...]]]:
+    """A group's pictures in random order as batches."""
+    rng.shuffle(indices)
+    size = plan.parts[group.part].batch_size
+    return [(group, tuple(indices[start:start + size])) for start in range(0, len(indices), size)]
+
+
+def _recycled(plan: DatasetPlan, batches: list[tuple[Group, tuple[int, ...]]],
+              rng: random.Random) -> list[tuple[Group, tuple[int, ...]]]:
+    """Further batches of the sign that has fewer: its pictures again, in a new order each time."""
+    have = {name: sum(sign(group.strength) == name for group, _ in batches) for name in ("positive", "negative")}
+    short = min(have, key=lambda name: have[name])
+    missing, more = max(have.values()) - have[short], []
+    groups = {group: indices for group, indices in _groups(plan).items() if sign(group.strength) == short}
+    while groups and len(more) < missing:
+        again = [batch for group, indices in groups.items() for batch in _cut(plan, group, indices, rng)]
+        rng.shuffle(again)
+        more += again
+    return more[:missing]
 
 
 def _probability(plan: DatasetPlan, item: Item) -> float:
@@ -92,7 +130,10 @@ def _groups(plan: DatasetPlan) -> dict[Group, list[int]]:
         for item in plan.items:
             chances.setdefault(sign(item.strength), set()).add(_probability(plan, item))
     groups: dict[Group, list[int]] = {}
+    negatives = set(plan.partners.values())
     for index, item in enumerate(plan.items):
+        if index in negatives:
+            continue
         drawn_by = chances.get(sign(item.strength), {1.0})
         if slides and (_probability(plan, item) <= 0 or (skips and item.strength == 0)):
             continue

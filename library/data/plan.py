@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from library.config.run_config import DatasetConfig, DatasetPart, SubsetConfig
@@ -75,6 +76,8 @@ class DatasetPlan:
     rules: tuple[BucketRules, ...] = ()
     tag_frequency: tuple[dict[str, dict[str, int]], ...] = ()
     """For each part: folder's name -> tag -> in how many captions."""
+    partners: Mapping[int, int] = field(default_factory=dict)
+    """Matched pictures of a slider: index of a positive -> index of its negative; both are trained in one step."""
     kohya_seed: int | None = None
     """kohya's seed of the data order where the validation split drew numbers before it; None: the run's first draw."""
 
@@ -102,7 +105,8 @@ class DatasetPlan:
 
     def validation_plan(self) -> DatasetPlan:
         """The held-out pictures as a plan of their own."""
-        return replace(self, config=replace(self.config, kohya_order=False), items=self.validation, validation=())
+        config = replace(self.config, kohya_order=False, slider=replace(self.config.slider, balance=False))
+        return replace(self, config=config, items=self.validation, validation=(), partners={})
 
     def bucket_counts(self, part: int) -> list[tuple[Size, int]]:
         """((width, height), pictures times repeats) of every bucket in use, sorted by size."""

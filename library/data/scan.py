@@ -23,6 +23,7 @@ from .folders import expanded, judge_empty
 from .found import Found, listed, nearest_existing
 from .images import face_of
 from .metadata import Raw, raw_of_metadata, read_info, write_info
+from .pairs import pair
 from .plan import DatasetPlan, Item, ScannedSubset, ScanRules
 
 READERS = 8
@@ -39,11 +40,28 @@ def scan(data: DatasetConfig, rules: ScanRules) -> DatasetPlan:
         _scan_part(index, part, made, setting, found)
     _hold_out_as_kohya(parts, setting, found)
     _judge_whole(data, parts, found)
+    items, partners = _paired(data, tuple(found.items), bucket_rules, found)
     return DatasetPlan(
-        config=data, parts=parts, subsets=tuple(found.subsets), items=tuple(found.items), validation=tuple(found.validation),
-        problems=tuple(found.problems), rules=bucket_rules,
+        config=data, parts=parts, subsets=tuple(found.subsets), items=items, validation=tuple(found.validation),
+        partners=partners, problems=tuple(found.problems), rules=bucket_rules,
         tag_frequency=tuple({name: dict(tags) for name, tags in of_part.items()} for of_part in found.tags),
         kohya_seed=setting.stream.randint(0, 2**31) if setting.stream is not None and setting.split else None)
+
+
+def _paired(data: DatasetConfig, items: tuple[Item, ...], rules: tuple[BucketRules, ...],
+            found: Found) -> tuple[tuple[Item, ...], dict[int, int]]:
+    """The items with the matched pictures of ``--slider_pairing``; says what was matched by shape only."""
+    if data.slider.pairing == "none":
+        return items, {}
+    made = pair(items, rules)
+    by_shape = len(made.partners) - made.by_name
+    if not made.partners:
+        found.warn("--slider_pairing", "no data set has pictures of both signs, so there is nothing to pair.",
+                   "Give a positive and a negative slider_strength in one [[datasets]].")
+    elif by_shape:
+        found.note("--slider_pairing", f"{made.by_name} pairs share a name; {by_shape} were put together by shape.",
+                   "Give matching pictures the same name: they then share what is random, and the slider learns faster.")
+    return made.items, made.partners
 
 
 @dataclass(frozen=True)

@@ -33,4 +33,27 @@ FLAGS = group(
         "skip = they are left out.",
         ours=True,
     ),
+    Flag(
+        "slider_pairing",
+        default="none",
+        choices=("none", "filename"),
+        help="filename = pictures of one name in the positive and the negative set share noise, timestep, crop and step.",
+        ours=True,
+    ),
+    Flag(
+        "slider_balance",
+        default="true",
+        const="true",
+        choices=("true", "false"),
+        help="Go through the smaller side's pictures again, so that no epoch ends with one side alone.",
+        ours=True,
+    ),
+    Flag(
+        "slider_calibrate",
+        default="true",
+        const="true",
+        choices=("true", "false"),
+        help="Measure the finished slider and set its file's alpha so that strength 1 is what the pictures show.",
+        ours=True,
+    ),
 )

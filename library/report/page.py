@@ -28,6 +28,7 @@ def page(report: RunReport, folder: Path | None = None) -> str:
         ("Curves", svg(report) if report.losses else ""),
         ("", "".join(html.figure(title, html.picture_file(path)) for title, path in report.pictures.items()
                      if title != LOSS_PLOT and _shown(path))),
+        ("Slider", _slider(report)),
         ("Samples over time", _samples(report)),
         ("Files", _files(report, folder)),
         ("Data", _data(report)),
@@ -35,6 +36,12 @@ def page(report: RunReport, folder: Path | None = None) -> str:
         ("The same run again", f"<pre>{_text(report.command)}</pre>" if report.command else ""),
     ]
     return html.document(report.name, html.sections(sections))
+
+
+def _slider(report: RunReport) -> str:
+    """Response at each strength as a table, and what was measured."""
+    rows = [(f"{strength:+g}", f"{response:+.3f}") for strength, response in report.slider]
+    return html.table(("strength", "response"), rows, (0, 1)) + "".join(f"<p>{_text(line)}</p>" for line in report.slider_words)
 
 
 def _summary(report: RunReport) -> str:

@@ -93,5 +93,9 @@ class RunReport:
     warnings: list[str] = field(default_factory=list)
     pictures: dict[str, Path] = field(default_factory=dict)
     """Title -> further picture of the report (before and after, loss plot, ...)."""
+    slider: list[tuple[float, float]] = field(default_factory=list)
+    """(strength, response along the slider's axis) of a finished slider."""
+    slider_words: list[str] = field(default_factory=list)
+    """What was measured of it, in lines."""
     stopped: str = ""
     """Why the run ended before its last step; empty where it did not."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,7 @@ from .watchers import Idle
 if TYPE_CHECKING:
     from library.save.hub import Uploader
 
+    from .calibration import Response
     from .session import Session
 
 log = logging.getLogger(__name__)
@@ -36,6 +39,10 @@ class Saving(Idle):
     uploader: Uploader | None = None
     files: list[SavedFile] = field(default_factory=list)
     states: list[Path] = field(default_factory=list)
+    calibrate: Callable[[Session], Response | None] | None = None
+    """Measures a finished slider, for the last file; None for other runs."""
+    response: Response | None = None
+    """What it found."""
     ends_here: bool = False
     """The run ends before its last step, and is complete all the same."""
 
@@ -64,6 +71,9 @@ class Saving(Idle):
             if self.save.number_last:
                 self.write(session, self.names.epoch(self._epoch(session)), None)
             keep_state = self.save.state or self.save.state_on_train_end
+            if self.calibrate is not None and session.accelerator.is_main_process:
+                with session.at_rest():
+                    self.response = self.calibrate(session)
             self.write(session, self.names.last(), self.names.last_state() if keep_state else None)
         if self.uploader is not None:
             self.uploader.finish()
@@ -103,9 +113,13 @@ class Saving(Idle):
         log.info("saving checkpoint: %s", path)
         moment = Moment(epoch=self._epoch(session), steps=session.progress.step, now=time.time())
         network = session.accelerator.unwrap_model(session.network)
+        facts = self.facts
+        with nullcontext() if self.response is None else network.alpha_times(self.response.factor):
+            tensors = network.file_tensors(fmt=self.save.format)
+        if self.response is not None:
+            facts = replace(facts, extra={**facts.extra, **self.response.metadata(self.config.network.alpha)})
         saved = weights.save(weights.TensorFile(
-            path, network.file_tensors(fmt=self.save.format), metadata.build(self.config, self.facts, moment),
-            self.save.precision))
+            path, tensors, metadata.build(self.config, facts, moment), self.save.precision))
         if self.uploader is not None:
             self.uploader.upload(path)
         return saved

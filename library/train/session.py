@@ -107,6 +107,10 @@ class Session:
         """Draw noise and timesteps, in kohya's order, and mix."""
         noise = draw_noise(latents, self.noise)
         timesteps_B = self.schedule.draw(len(latents), tuple(latents.shape[-2:])).to(self.device)
+        return self.mixed(latents, noise, timesteps_B)
+
+    def mixed(self, latents: torch.Tensor, noise: torch.Tensor, timesteps_B: torch.Tensor) -> Noised:
+        """Mix given noise into latents, perturbed where ``--ip_noise_gamma`` asks for it."""
         mixed = perturb(noise, self.noise)
         noised = self.schedule.add_noise(latents, mixed, timesteps_B)
         if mixed is noise:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from library.config.show import to_json
 from library.config.toml_text import read_settings
 from library.data import arithmetic
 from library.data.loading import Feed, Pictures, Setting, Sources, StepPlan, check_lengths, step_plan
+from library.data.order import CYCLE, sign_counts
 from library.data.plan import DatasetPlan
 from library.families.interface import Family, Parts
 from library.report import trackers
@@ -28,7 +30,7 @@ from library.util.records import Problem
 from library.util.secrets import mask
 from networks import registry as networks
 
-from . import caching, facts, position, prepare, seeds
+from . import caching, calibration, facts, position, prepare, seeds
 from .guarding import Guarding, PaceMark, Watchdog
 from .loop import Length, LoopTools, run_loop
 from .objectives import choose as choose_objective
@@ -103,6 +105,12 @@ def announce(plan: DatasetPlan, steps: StepPlan) -> None:
     log.info("num train images * repeats: %d", plan.images())
     log.info("num reg images: %d", sum(plan.reg_images(part) for part in range(len(plan.parts))))
     log.info("num batches per epoch: %d", steps.batches)
+    if plan.has_strengths:
+        counts = sign_counts(plan)
+        if plan.partners:
+            log.info("slider: %d batches of pairs / %d neutral batches an epoch", counts["positive"], counts["neutral"])
+        else:
+            log.info("slider: pos %d / neg %d / neutral %d batches an epoch", *(counts[name] for name in CYCLE))
     log.info("num epochs: %d", steps.epochs)
     log.info("gradient accumulation steps: %d", steps.accumulation)
     log.info("total optimization steps: %d", steps.steps)
@@ -130,7 +138,7 @@ def train(made: Material, family: Family, argv: list[str], told: list[Problem]) 
         frame.show(notes)
     model = facts.model_facts(config, family, made.parts)
     saving = Saving(config, facts.run_facts(config, model, made.plan, optimizer, made.length), fingerprint, made.length,
-                    uploader(config) if made.accelerator.is_main_process else None)
+                    uploader(config) if made.accelerator.is_main_process else None, calibrate=calibrator(made))
     telling = watch_and_tell(made, family, saving, argv)
     telling.report.warnings += [f"{one.where}: {one.what}" for one in told if one.severity == "warn"]
     tools = LoopTools(
@@ -142,6 +150,23 @@ def train(made: Material, family: Family, argv: list[str], told: list[Problem]) 
     if made.accelerator.is_main_process:
         print("\n".join(final_words(telling.report)))
     return 0
+
+
+def calibrator(made: Material) -> Callable[[Session], calibration.Response | None] | None:
+    """What measures the finished slider; None for other runs, and for adapters whose file has no alpha that acts."""
+    config, plan = made.config, made.plan
+    if not (plan.has_strengths and config.data.slider.calibrate and config.network.module in calibration.WITH_ALPHA):
+        return None
+    data = plan.validation_plan() if plan.validation else plan
+
+    def calibrate(session: Session) -> calibration.Response | None:
+        pictures = Pictures(data, setting(config, made.length), made.sources)
+        found = calibration.measure(session, Feed(pictures).epoch(0), config.loop.seed)
+        for line in calibration.in_words(found) if found is not None else ():
+            print(line)
+        return found
+
+    return calibrate
 
 
 def seed_policy(config: RunConfig) -> seeds.SeedBatch:

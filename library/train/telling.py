@@ -13,6 +13,7 @@ from library.report import before_after, curves, page, trackers
 from library.report.record import BEFORE_AND_AFTER, LOSS_PLOT, FileLine, RunReport, SampleLine
 from library.util.records import SavedFile
 
+from .calibration import STRENGTHS, in_words
 from .loop import Length, StepLog
 from .sampling import Sampling
 from .saving import Saving
@@ -77,6 +78,9 @@ class Telling(Idle):
         report.files = [FileLine(Path(file.path), Path(file.path).stat().st_size, file.sha256, _count(file, "ss_epoch"),
                                  _count(file, "ss_steps"), tuple(self.loads_in)) for file in self.saving.files]
         report.states = list(self.saving.states)
+        if self.saving.response is not None:
+            report.slider = list(zip(STRENGTHS, self.saving.response.projections, strict=True))
+            report.slider_words = list(in_words(self.saving.response))
         report.samples = self._sample_lines()
         if session.accelerator.is_main_process:
             self._write()

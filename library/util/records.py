@@ -66,6 +66,8 @@ class Batch:
     """Loss masks in 0..1 at pixel resolution."""
     strength: float | None = None
     """Adapter multiplier of this batch; None outside slider training (the adapter then stays at 1)."""
+    opposite: float | None = None
+    """Strength of the second half of the pictures, where a batch holds matched pairs (``kind`` is then "pair")."""
     kind: str = "pictures"
     """Which of the run's objectives it is for (``library/train/objectives``)."""
     keys: list[str] = field(default_factory=list)

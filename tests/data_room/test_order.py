@@ -9,17 +9,21 @@ import pytest
 import torch
 import torch.utils.data
 
-from library.config.run_config import DatasetConfig, DatasetPart, SubsetConfig
+from library.config.run_config import DatasetConfig, DatasetPart, SliderOrder, SubsetConfig
 from library.data import captions
 from library.data.buckets import BucketRules, Placement
 from library.data.kohya_order import KohyaOrder
-from library.data.order import batch_counts, epoch_order, sign
+from library.data.order import batch_counts, epoch_order, sign, sign_counts
+from library.data.pairs import pair
 from library.data.plan import DatasetPlan, Item
 
 RECORDED = json.loads((Path(__file__).parents[1] / "data" / "kohya_order.json").read_text(encoding="utf-8"))
 
 
-def plan_of(*subsets, batch_size=1, buckets=((64, 64),)):
+DEFAULT = SliderOrder()
+
+
+def plan_of(*subsets, batch_size=1, buckets=((64, 64),), slider=DEFAULT):
     """A plan of pictures that exist in name only; each subset: (count, repeats, strength, probability)."""
     configs, items = [], []
     for number, (count, repeats, strength, probability) in enumerate(subsets):
@@ -29,7 +33,7 @@ def plan_of(*subsets, batch_size=1, buckets=((64, 64),)):
             items.append(Item(Path(f"s{number}/{index}.png"), bucket, "", 0, number, repeats, False,
                               Placement(bucket, bucket, 0.0), strength))
     part = DatasetPart(tuple(configs), batch_size, enable_bucket=True)
-    return DatasetPlan(DatasetConfig((part,)), (part,), (), tuple(items))
+    return DatasetPlan(DatasetConfig((part,), slider=slider), (part,), (), tuple(items))
 
 
 PLAIN = plan_of((7, 3, None, 1.0), (4, 1, None, 1.0), batch_size=2, buckets=((64, 64), (32, 96)))
@@ -79,7 +83,7 @@ def test_slider_batches_hold_one_strength_and_come_positive_negative_neutral():
 
 
 def test_a_sign_that_has_run_out_drops_out_of_the_cycle():
-    plan = plan_of((5, 1, 1.0, 1.0), (2, 1, -1.0, 1.0), (1, 1, None, 1.0))
+    plan = plan_of((5, 1, 1.0, 1.0), (2, 1, -1.0, 1.0), (1, 1, None, 1.0), slider=SliderOrder(balance=False))
     assert [sign(one) for one in strengths(plan, epoch_order(plan, 1, 0))] == [
         "positive", "negative", "neutral", "positive", "negative", "positive", "positive", "positive"]
 
@@ -103,6 +107,67 @@ def test_a_slider_set_of_probability_zero_is_left_out():
     plan = plan_of((3, 1, 1.0, 0.0), (2, 1, 1.0, 1.0), (2, 1, -1.0, 1.0))
     refs = epoch_order(plan, 1, 0)
     assert len(refs) == batch_counts(plan) == 4 and all(plan.items[ref.items[0]].subset != 0 for ref in refs)
+
+
+def test_the_side_with_fewer_pictures_is_gone_through_again():
+    plan = plan_of((10, 2, 1.0, 1.0), (3, 1, -1.0, 1.0), (2, 1, 0.0, 1.0), batch_size=2)
+    refs = epoch_order(plan, 1, 0)
+    signs = [sign(one) for one in strengths(plan, refs)]
+    assert signs == ["positive", "negative", "neutral"] + ["positive", "negative"] * 9
+    assert sign_counts(plan) == {"positive": 10, "negative": 10, "neutral": 1} and batch_counts(plan) == len(refs)
+    used = Counter(index for ref in refs for index in ref.items if plan.items[index].strength == -1.0)
+    assert len(used) == 3 and max(used.values()) - min(used.values()) <= 5
+    seeds = [seed for ref in refs for seed in ref.seeds]
+    assert len(seeds) == len(set(seeds))
+
+
+def test_two_processes_share_the_cycle_and_a_resumed_epoch_goes_on_in_mid_cycle():
+    plan = plan_of((6, 1, 1.0, 1.0), (6, 1, -1.0, 1.0), (6, 1, 0.0, 1.0))
+    refs = epoch_order(plan, 1, 3)
+    assert [sign(one) for one in strengths(plan, refs[4:][:3])] == ["negative", "neutral", "positive"]
+    assert sorted(ref.number for rank in (0, 1) for ref in refs[rank::2]) == list(range(len(refs)))
+
+
+def paired_plan(names, sizes=None, batch_size=2):
+    """A plan whose sides hold pictures of these names: ``(positive names, negative names)``."""
+    rules = BucketRules((64, 64), 32, 96, 32)
+    items = []
+    for number, (side, strength) in enumerate(zip(names, (1.0, -1.0), strict=True)):
+        for name in side:
+            size = (sizes or {}).get((strength, name), (64, 64))
+            items.append(Item(Path(f"s{number}/{name}.png"), size, name, 0, number, 1, False, rules.place(size), strength))
+    part = DatasetPart((SubsetConfig(Path("s0"), slider_strength=1.0), SubsetConfig(Path("s1"), slider_strength=-1.0)),
+                       batch_size, enable_bucket=True)
+    made = pair(items, (rules,))
+    return DatasetPlan(DatasetConfig((part,), slider=SliderOrder(pairing="filename")), (part,), (), made.items,
+                       partners=made.partners), made
+
+
+def test_pictures_of_one_name_share_a_batch_and_everything_random():
+    plan, made = paired_plan((["a", "b", "c"], ["c", "a", "b"]))
+    assert made.by_name == 3
+    for ref in epoch_order(plan, 1, 0):
+        half = len(ref.items) // 2
+        above, below = ref.items[:half], ref.items[half:]
+        assert [plan.items[index].path.stem for index in above] == [plan.items[index].path.stem for index in below]
+        assert {plan.items[index].strength for index in above} == {1.0}
+        assert {plan.items[index].strength for index in below} == {-1.0}
+        assert ref.seeds[:half] == ref.seeds[half:] and len(set(ref.seeds)) == half
+
+
+def test_pairs_lie_in_one_bucket_and_names_without_a_match_go_by_shape():
+    plan, made = paired_plan((["a", "wide", "tall"], ["a", "x", "y"]), {
+        (1.0, "wide"): (96, 32), (-1.0, "y"): (90, 32), (1.0, "tall"): (32, 96), (-1.0, "x"): (32, 90), (-1.0, "a"): (80, 40)})
+    couples = {plan.items[one].path.stem: plan.items[other] for one, other in plan.partners.items()}
+    assert made.by_name == 1 and {name: item.path.stem for name, item in couples.items()} == {"a": "a", "wide": "y", "tall": "x"}
+    for one, other in plan.partners.items():
+        assert plan.items[one].placement.bucket == plan.items[other].placement.bucket
+
+
+def test_pictures_that_are_left_over_are_paired_with_ones_that_are_used_again():
+    plan, _ = paired_plan((["a", "b", "c", "d"], ["a"]))
+    assert len(plan.partners) == 4 and {plan.items[other].path.stem for other in plan.partners.values()} == {"a"}
+    assert sum(len(ref.items) for ref in epoch_order(plan, 1, 0)) == 8
 
 
 # ------------------------------------------------------------------------------------------------------------ kohya's order

@@ -8,6 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+
+from library.train.calibration import STRENGTHS, Response
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
@@ -45,6 +48,7 @@ def slide(tmp_path, train):
                   "max_train_steps": 6} | flags
         return train(name, **wanted)
 
+    run.folder = tmp_path / "sides"
     return run
 
 
@@ -57,8 +61,44 @@ def test_neutral_pictures_teach_what_slider_neutral_says(slide):
     assert losses["plain"][:2] == losses["anchor"][:2] and min(losses["skip"]) > 1e-3
 
 
+def test_a_pair_pulls_as_its_two_pictures_alone_would_with_the_same_noise(slide):
+    taken = {"max_train_steps": 1, "optimizer_type": "SGD", "max_grad_norm": 0.0, "learning_rate": 1.0}
+    same = {"big": 1, "small": -1}
+    both = slide(same, "both", {"big": 1, "small": 1}, slider_pairing="filename", **taken).tensors()
+    ups = [key for key in both if "lora_up" in key]
+    # A pair of two equal pictures pulls in opposite directions with equal force: nothing is learnt but their difference.
+    folder = next(iter((slide.folder / "small").glob("*.png")))
+    folder.write_bytes(next(iter((slide.folder / "big").glob("*.png"))).read_bytes())
+    equal = slide(same, "equal", slider_pairing="filename", **taken).tensors()
+    pulls = [sum(float(one[key].norm()) for key in ups) for one in (both, equal)]
+    assert pulls[1] < 0.3 * pulls[0]  # not 0: the latents of a picture are drawn from what the VAE gives
+
+
 def test_an_anchored_picture_moves_the_adapter_only_where_it_changes_that_picture(slide):
     sides = {"big": 1, "small": -1, "middle": None}
     trained = {way: slide(sides, way, slider_neutral=way, max_train_steps=6).tensors() for way in ("anchor", "plain", "skip")}
     for one, other in (("anchor", "plain"), ("anchor", "skip"), ("plain", "skip")):
         assert any((trained[one][key] != trained[other][key]).any() for key in trained[one])
+
+
+def test_the_last_files_alpha_makes_one_the_strength_that_meets_the_pictures_best(slide):
+    sides = {"big": 1, "small": -1}
+    calibrated = slide(sides, "calibrated", max_train_steps=4, save_every_n_steps=2)
+    plain = slide(sides, "uncalibrated", max_train_steps=4, slider_calibrate="false")
+    factor = float(calibrated.metadata()["ss_slider_factor"])
+    assert 0.25 <= factor <= 4 and factor != 1
+    ours, theirs, early = calibrated.tensors(), plain.tensors(), calibrated.tensors("calibrated-step00000002.safetensors")
+    for key in ours:
+        wanted = theirs[key] * (factor if key.endswith(".alpha") else 1)
+        assert torch.allclose(ours[key], wanted, rtol=1e-3), key
+    assert all(early[key] == 4 for key in early if key.endswith(".alpha"))
+    assert "ss_slider_factor" not in plain.metadata()
+    assert float(calibrated.metadata()["ss_network_alpha"]) == pytest.approx(4 * factor, rel=1e-3)
+
+
+def test_the_factor_is_where_the_loss_on_the_pictures_is_least():
+    at = [(strength - 1.7) ** 2 + 3 for strength in STRENGTHS]
+    response = Response((-1.1, -0.5, 0.0, 0.5, 0.9), tuple(at))
+    assert response.factor == pytest.approx(1.7) and response.asymmetry == pytest.approx(0.1)
+    assert Response((-1, 0, 0, 0, 1), tuple(-one for one in at)).factor == 1.0  # no minimum: left as it is
+    assert Response((-1, -0.5, 0, 0.5, 1), tuple(at)).linearity == pytest.approx(1.0)

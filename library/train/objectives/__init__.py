@@ -14,6 +14,7 @@ from library.util.records import StepResult
 
 from .denoise import denoise
 from .neutral import Ends, anchored, at_full_strength
+from .pair import paired
 
 if TYPE_CHECKING:
     from library.config.run_config import RunConfig
@@ -29,7 +30,7 @@ Table = Mapping[str, Objective]
 def choose(config: RunConfig, plan: DatasetPlan) -> Objective:
     """The objective of a run: for each batch the one that its kind has in the run's table."""
     neutral = {"plain": at_full_strength, "anchor": partial(anchored, ends_of(plan)), "skip": at_full_strength}
-    return by_kind({"pictures": denoise, "neutral": neutral[config.data.slider.neutral]})
+    return by_kind({"pictures": denoise, "pair": paired, "neutral": neutral[config.data.slider.neutral]})
 
 
 def by_kind(table: Table) -> Objective:
