@@ -380,6 +380,9 @@ def _judge_whole(data: DatasetConfig, parts: tuple[DatasetPart, ...], found: Fou
         found.warn("--reg_data_dir", say('there are no regularisation pictures in "{reg_data_dir}".',
                                          reg_data_dir=data.reg_data_dir),
                    "Put them into a sub-folder such as 1_girl, or leave the flag out.")
+    if data.kohya_order and any(item.strength is not None for item in found.items):
+        found.stop("--kohya_order", "it would mix slider strengths in one batch, as kohya's order knows no strengths.",
+                   "Leave it out for sliders.")
     weighted = any(subset.probability != 1 for part in parts for subset in part.subsets)
     if weighted and not any(item.strength is not None for item in found.items):
         found.warn("probability", "it is a weight among slider sets of one sign, and no set has a slider_strength.",

@@ -307,6 +307,12 @@ def test_a_folder_that_is_given_twice_counts_once(tmp_path):
     assert plan.images() == 1 and any("given twice" in what for what in words(plan, "warn"))
 
 
+def test_kohyas_order_is_refused_where_it_would_mix_strengths(tmp_path):
+    picture(tmp_path / "a" / "a.png")
+    plan = subsets_plan(SubsetConfig(tmp_path / "a", slider_strength=1.0), kohya_order=True)
+    assert any("mix slider strengths" in what for what in words(plan, "stop"))
+
+
 def test_a_probability_without_a_slider_is_warned_about(tmp_path):
     picture(tmp_path / "a" / "a.png")
     assert any("slider" in what for what in words(subsets_plan(SubsetConfig(tmp_path / "a", probability=2)), "warn"))
