@@ -157,10 +157,9 @@ def calibrator(made: Material) -> Callable[[Session], calibration.Response | Non
     config, plan = made.config, made.plan
     if not (plan.has_strengths and config.data.slider.calibrate and config.network.module in calibration.WITH_ALPHA):
         return None
-    data = plan.validation_plan() if plan.validation else plan
 
     def calibrate(session: Session) -> calibration.Response | None:
-        pictures = Pictures(data, setting(config, made.length), made.sources)
+        pictures = Pictures(plan, setting(config, made.length), made.sources)
         found = calibration.measure(session, Feed(pictures).epoch(0), config.loop.seed)
         for line in calibration.in_words(found) if found is not None else ():
             print(line)
