@@ -23,6 +23,7 @@ COMMANDS = {
     "report": "count, measure and show every picture: text, ledger.csv, one page with tick boxes",
     "duplicates": "find pictures that show the same, mirrored and cut ones too",
     "tag": "write what a WD14 tagger sees into the captions",
+    "caption": "write a sentence about each picture into its caption",
     "tags": "list, prune, merge, rename and sort the tags of captions",
     "resize": "scale large pictures down",
     "crop": "cut to the middle square or to the training bucket",
