@@ -181,11 +181,13 @@ def _ends(path: str) -> Iterable[str]:
 
 
 def _on_this_model(preset: dict[str, Any], word: str, request: NetworkRequest) -> dict[str, Any]:
-    """Where none of a built-in preset's classes is in the model, adapt the modules this program would."""
+    """Where none of a built-in preset's classes holds a module that an adapter is for, adapt the modules this program would."""
     if not word or request.denoiser is None or not preset.get("unet_target_module"):
         return preset
-    classes = {type(module).__name__ for module in request.denoiser.modules()}
-    if classes & set(preset.get("unet_target_module", [])):
+    known = set(preset["unet_target_module"])
+    blocks = tuple(f"{path}." for path, module in request.denoiser.named_modules() if type(module).__name__ in known)
+    # A class that many models have (TimestepEmbedding) does not make a preset fit: it must reach what an adapter is for.
+    if blocks and any(f"{t.path}.".startswith(blocks) for t in request.targets if t.root == "denoiser"):
         return preset
     paths = [t.path for t in request.targets if t.root == "denoiser" and not t.conv_only]
     logger.info("lycoris preset %s knows no class of %s: its %d default modules are adapted", word,

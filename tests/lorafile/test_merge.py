@@ -1,9 +1,11 @@
 """Merging LoRA files: kohya's sum of factors, the exact sum, the exact sum cut to a rank, block weights, sliders."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from library.lorafile import lbw, merge
+from library.lorafile import file, lbw, merge
 from library.util.records import UserError
 from networks import keys
 from tests.lorafile import lora_files as made
@@ -120,3 +122,29 @@ def test_merged_metadata_name_the_sources_and_the_base(files):
     assert metadata["ss_base_model_version"] == "sd_v1"
     assert metadata["ss_network_dim"] == metadata["ss_network_alpha"].removesuffix(".0") == "16"
     assert metadata["modelspec.merged_from"] == "0, 2"
+
+
+def test_each_slider_keeps_its_own_effect_better_without_overlap():
+    """Two sliders with directions of their own and one that both have: turning one must leave the other's inputs alone."""
+    g = torch.Generator().manual_seed(0)
+    size, shared = 40, torch.randn(2, 40, generator=g)
+    sliders = []
+    for _ in range(2):
+        down = torch.cat((torch.randn(4, size, generator=g), shared + 0.1 * torch.randn(2, size, generator=g)))
+        sliders.append({"lora_down.weight": down, "lora_up.weight": torch.randn(30, 6, generator=g), "alpha": torch.tensor(6.0)})
+    files = [file.LoraFile({"lora_unet_x": parts}, {}, keys.Identity("lora", "kohya", 1), Path("x.safetensors"))
+             for parts in sliders]
+    alone = [parts["lora_up.weight"] @ parts["lora_down.weight"] for parts in sliders]
+
+    def off(shares):
+        """How far the sum is from each slider's own effect, on inputs that only this slider's rows reach."""
+        whole = merge.summed("lora_unet_x", shares).weight()
+        found = []
+        for mine in (0, 1):
+            x = torch.linalg.qr(shares[mine].lora.modules["lora_unet_x"]["lora_down.weight"].T).Q
+            want = alone[mine] @ x
+            found.append(float((whole @ x - want).norm() / want.norm()))
+        return found
+
+    plain = [merge.Share(one, 1.0) for one in files]
+    assert all(better < worse for better, worse in zip(off(merge.orthogonal(plain)), off(plain), strict=True))

@@ -277,3 +277,48 @@ def test_unknown_lycoris_preset_is_answered_with_the_known_ones():
     with pytest.raises(UserError) as error:
         registry.create("lycoris.kohya", _request(text, unet, args={"preset": "fulll"}))
     assert "full-lin" in error.value.problems[0].remedy
+
+
+@pytest.mark.parametrize("algo", ["lokr", "loha"])
+@pytest.mark.parametrize("family", ["flux1", "sd3"])
+def test_lycoris_trains_and_goes_on_on_transformers(family, algo, tmp_path):
+    pytest.importorskip("lycoris")
+    from library.families import registry as families
+
+    module = families.get(family)
+
+    def attached(**more):
+        parts = module.tiny(0)
+        targets = [t for t in module.adapter_targets(parts) if t.root == "denoiser"]
+        request = NetworkRequest(targets, 4, 2.0, args={"algo": algo}, denoiser=parts.denoiser, text_encoders=[], **more)
+        return registry.attach("lycoris.kohya", request), targets
+
+    network, targets = attached()
+    groups, _ = network.prepare_optimizer_params(None, 1e-2, 1e-2)
+    assert {a.lora_name for a in network.adapters} >= {t.name for t in targets}
+    with torch.no_grad():
+        for group in groups:
+            for p in group["params"]:
+                p.add_(torch.randn_like(p) * 0.1)
+    network.save_weights(tmp_path / "a.safetensors", None, None)
+    again, _ = attached(weights=tmp_path / "a.safetensors")
+    change = [torch.stack([a.get_diff_weight(1)[0].norm() for a in n.adapters]) for n in (network, again)]
+    torch.testing.assert_close(*change, rtol=1e-4, atol=1e-5)
+
+
+def test_lycoris_norms_train_and_go_on(tmp_path):
+    pytest.importorskip("lycoris")
+    text, unet = tiny()
+    args = {"algo": "lora", "train_norm": "True"}
+    network = registry.attach("lycoris.kohya", _request(text, unet, args=args)).eval()
+    assert any(key.endswith(".w_norm") for key in network.state_dict())
+    with torch.no_grad():
+        for key, p in network.named_parameters():
+            if key.endswith("_norm"):
+                p.add_(torch.randn_like(p) * 0.1)
+    changed = output(text, unet)
+    network.save_weights(tmp_path / "a.safetensors", None, None)
+    text2, unet2 = tiny()
+    registry.attach("lycoris.kohya", _request(text2, unet2, args=args, weights=tmp_path / "a.safetensors")).eval()
+    torch.testing.assert_close(output(text2, unet2), changed, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(output(*tiny()), changed, atol=1e-4)
