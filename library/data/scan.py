@@ -59,7 +59,8 @@ def _paired(data: DatasetConfig, items: tuple[Item, ...], rules: tuple[BucketRul
         found.warn("--slider_pairing", "no data set has pictures of both signs, so there is nothing to pair.",
                    "Give a positive and a negative slider_strength in one [[datasets]].")
     elif by_shape:
-        found.note("--slider_pairing", f"{made.by_name} pairs share a name; {by_shape} were put together by shape.",
+        found.note("--slider_pairing", say("{by_name:pair shares|pairs share} a name; {by_shape} put together by shape.",
+                                         by_name=made.by_name, by_shape=by_shape),
                    "Give matching pictures the same name: they then share what is random, and the slider learns faster.")
     return made.items, made.partners
 
