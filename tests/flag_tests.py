@@ -26,6 +26,11 @@ TESTS: dict[str, str] = {
         persistent_data_loader_workers skip_until_initial_step tokenizer_cache_dir""",
     "tests/train/test_flags.py::test_the_flag_of_one_script_that_is_served_otherwise_is_announced":
         "disable_mmap_load_safetensors",
+    "tests/train/test_text_sliders.py::test_the_file_tells_its_texts_and_holds_no_text_path": "prompts_file",
+    "tests/train/test_text_sliders.py::test_flags_of_text_sliders_change_what_is_learned":
+        "text_slider_states text_slider_pool max_denoising_steps leco_denoise_guidance_scale attributes",
+    "tests/train/test_text_sliders.py::test_every_prompt_is_drawn_at_every_strength_in_one_picture": "slider_sample_strengths",
+    "tests/train/test_text_sliders.py::test_a_prompt_without_a_strength_takes_the_one_of_the_run": "sample_adapter_strength",
     "tests/train/test_flags.py::test_a_compiled_model_trains_the_same": "torch_compile dynamo_backend",
     "tests/train/test_flags.py::test_weights_are_kept_in_8_bits_and_widened_when_used": "fp8_base fp8_base_unet",
     "tests/train/test_flags.py::test_full_fp16_gradients_are_unscaled": "full_fp16",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from library.config.prompt_pairs import read_pairs
 from library.flags import collect, scripts_with
 from tests.config.helpers import resolved
 
@@ -47,9 +48,18 @@ def test_data_sets_in_the_documentation_are_right(tmp_path, page, text):
     assert config.data.parts
 
 
+@pytest.mark.parametrize(("page", "text"), [pytest.param(*block, id=block[0]) for block in blocks("toml")
+                                            if "[[targets]]" in block[1]])
+def test_texts_of_sliders_in_the_documentation_are_right(tmp_path, page, text):
+    file = tmp_path / "slider.toml"
+    file.write_text(text, encoding="utf-8")
+    found = read_pairs(file)
+    assert found.pairs and not found.problems
+
+
 def test_flags_named_in_the_documentation_exist():
     unknown = set()
-    for page in (ROOT / "README.md", ROOT / "docs" / "training.md"):
+    for page in (ROOT / "README.md", ROOT / "docs" / "training.md", ROOT / "docs" / "sliders.md"):
         for name in re.findall(r"`--(\w+)", page.read_text(encoding="utf-8")):
             if len(name) > 2 and not scripts_with(name):
                 unknown.add(name)

@@ -84,7 +84,6 @@ FRONT_KEYS: dict[str, FrontKey] = {
     "sample_seed": _SAMPLES,
     "sample_steps": _SAMPLES,
     "randomly_choice_prompt": _SAMPLES,
-    "prompts_file": FrontKey("belongs to text sliders (train_leco.py)"),
 }
 
 NETWORK_ARGS_KEYS = frozenset(name for name, key in FRONT_KEYS.items() if key.flag == "network_args")

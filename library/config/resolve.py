@@ -47,6 +47,7 @@ def resolve(flags: Flags, detect: Detect, family_of: FamilyOf = registry.get) ->
     network, optimizer, schedule = (
         make(flags, found) for make in (sections.network, sections.optimizer, sections.schedule)
     )
+    text, sample = sections.text_slider(flags, found), sections.sample(flags, found)
     model, family, origins = None, None, {name: flags.origin(name) for name in flags.values}
     if flags["pretrained_model_name_or_path"]:
         model, family = _model(flags, detect, family_of, origins, found)
@@ -75,10 +76,11 @@ def resolve(flags: Flags, detect: Detect, family_of: FamilyOf = registry.get) ->
         loop=sections.loop(flags, seed),
         machine=sections.machine(flags),
         save=sections.save(flags),
-        sample=sections.sample(flags),
+        sample=sample,
         validation=sections.validation(flags),
         log=sections.log(flags),
         hub=sections.hub(flags),
+        text=text,
         dry_run=flags["dry_run"],
         debug_dataset=flags["debug_dataset"],
         origins=origins,
@@ -158,6 +160,8 @@ def data_of(flags: Flags) -> tuple[DatasetConfig, DataReading]:
     if flags["dataset_config"]:
         path = Path(flags["dataset_config"])
         config = DatasetConfig(read_parts(path, flags, reading), folder_mode=False, dataset_config=path, **common)
+    elif flags["prompts_file"] and not (flags["train_data_dir"] or flags["in_json"]):
+        config = DatasetConfig((), folder_mode=False, **common)
     else:
         config = _folders(flags, reading, common)
     _check_subsets(flags, config, reading)

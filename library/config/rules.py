@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from string import Formatter
 
 from library.flags import Flags, flags_of
+from library.flags.scripts import SAME_FLAGS
 from library.util.records import Problem, Severity
 from library.util.said import say
 
@@ -59,9 +60,33 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "--train_data_dir",
-        lambda f: not (f["train_data_dir"] or f["dataset_config"]),
+        lambda f: not (f["train_data_dir"] or f["dataset_config"] or f["prompts_file"]) and f.script not in SAME_FLAGS,
         "No pictures are named.",
         "Give --train_data_dir=folder (the folder above the N_name folders) or --dataset_config=file.toml.",
+    ),
+    Rule(
+        "--prompts_file",
+        lambda f: f.script in SAME_FLAGS and not f["prompts_file"],
+        "It names the texts of the slider, and none is given.",
+        "Add --prompts_file=slider.toml; docs/sliders.md shows one.",
+    ),
+    Rule(
+        "--network_train_text_encoder_only",
+        lambda f: f["prompts_file"] and f["network_train_text_encoder_only"],
+        "A text slider trains the denoiser alone.",
+        "Leave it out.",
+    ),
+    Rule(
+        "--max_train_epochs",
+        lambda f: f["prompts_file"] and f["max_train_epochs"] and not (f["train_data_dir"] or f["dataset_config"]),
+        "A text slider without pictures has no epochs.",
+        "Give --max_train_steps=500 instead.",
+    ),
+    Rule(
+        "--text_slider_states",
+        lambda f: f["text_slider_states"] == "leco" and (f["train_data_dir"] or f["dataset_config"]),
+        "leco denoises its own states; beside pictures, theirs are used.",
+        "Leave it out, or leave the pictures out.",
     ),
     Rule(
         "--full_fp16",

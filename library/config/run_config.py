@@ -203,6 +203,44 @@ class DatasetConfig:
 
 
 @dataclass(frozen=True)
+class PromptPair:
+    """One direction between two texts, and the text at which it is learned.
+
+    At the positive end ``target`` is to be answered as the base model answers ``start``, plus ``amount`` times the difference
+    of its answers to ``positive`` and ``negative``; at the negative end the change is the opposite.
+    """
+
+    target: str
+    positive: str
+    negative: str
+    start: str
+    amount: float = 0.5
+    strength: float = 1.0
+    """Multiplier of the adapter at the end."""
+    weight: float = 1.0
+    size: tuple[int, int] | None = None
+    """(width, height); None = the model's own."""
+
+
+@dataclass(frozen=True)
+class TextSliderConfig:
+    """A slider learned from texts."""
+
+    file: Path
+    pairs: tuple[PromptPair, ...]
+    kept: tuple[str, ...] = ("",)
+    """Texts at which the adapter must change nothing; with the empty one, guidance strengthens the slider as it does words."""
+    batch_size: int = 1
+    denoising_steps: int = 40
+    guidance: float = 3.0
+    """Classifier-free guidance with which states are drawn."""
+    states: Literal["pool", "leco"] = "pool"
+    """Where noised pictures come from: drawn once by the base model, or denoised anew in every step as LECO does."""
+    pool: int = 64
+    """Pictures of the pool."""
+
+
+@dataclass(frozen=True)
 class CacheConfig:
     latents: bool = False
     latents_to_disk: bool = False
@@ -298,6 +336,10 @@ class SampleConfig:
     sampler: str = "ddim"
     loras: tuple[tuple[str, float], ...] = ()
     """Further LoRA files and strengths that are applied in sample pictures only."""
+    strength: float | None = None
+    """Of the adapter, for prompts that name none; None = as it is trained."""
+    strengths: tuple[float, ...] = ()
+    """Every prompt is drawn at each of these, side by side."""
 
 
 @dataclass(frozen=True)
@@ -345,6 +387,7 @@ class RunConfig:
     validation: ValidationConfig
     log: LogConfig
     hub: HubConfig | None = None
+    text: TextSliderConfig | None = None
     dry_run: bool = False
     debug_dataset: bool = False
     origins: dict[str, str] = field(default_factory=dict)

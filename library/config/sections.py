@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from library.config.keyvals import as_strings, as_values
+from library.config.prompt_pairs import read_pairs
 from library.config.run_config import (
     CacheConfig,
     HubConfig,
@@ -20,6 +21,7 @@ from library.config.run_config import (
     SaveConfig,
     ScheduleConfig,
     SliderOrder,
+    TextSliderConfig,
     ValidationConfig,
 )
 from library.flags import Flags
@@ -69,7 +71,8 @@ def caches_text(flags: Flags) -> bool:
 
 def network(flags: Flags, problems: list[Problem]) -> NetworkConfig:
     target = flags["slider_lora_target"]
-    targets = {None: None, "false": None, "true": "auto"}.get(target, target)
+    usual = "auto" if flags["prompts_file"] else None
+    targets = {None: usual, "false": None, "true": "auto"}.get(target, target)
     weights = flags["base_weights"] or []
     multipliers = list(flags["base_weights_multiplier"] or [])
     return NetworkConfig(
@@ -85,6 +88,7 @@ def network(flags: Flags, problems: list[Problem]) -> NetworkConfig:
         train_denoiser=not flags["network_train_text_encoder_only"],
         train_text_encoder=not flags["network_train_unet_only"]
         and not caches_text(flags)
+        and not flags["prompts_file"]
         and (not targets or _asks_for_text(flags)),
         scale_weight_norms=_some(flags["scale_weight_norms"]),
         targets=targets,
@@ -182,6 +186,27 @@ def cache(flags: Flags) -> CacheConfig:
     )
 
 
+def text_slider(flags: Flags, problems: list[Problem]) -> TextSliderConfig | None:
+    """The prompts file, read; None without one or where it cannot be used."""
+    if not flags["prompts_file"]:
+        return None
+    path = Path(flags["prompts_file"])
+    words = [one.strip() for one in (flags["attributes"] or "").split(",") if one.strip()]
+    reading = read_pairs(path, words)
+    problems += reading.problems
+    targets = {pair.target for pair in reading.pairs}
+    return TextSliderConfig(
+        file=path,
+        pairs=tuple(reading.pairs),
+        kept=tuple(dict.fromkeys((*reading.kept, *([] if "" in targets else [""])))),
+        batch_size=flags["train_batch_size"] if flags.given("train_batch_size") else reading.batch_size,
+        denoising_steps=max(2, flags["max_denoising_steps"]),
+        guidance=flags["leco_denoise_guidance_scale"],
+        states=flags["text_slider_states"],
+        pool=max(1, flags["text_slider_pool"]),
+    )
+
+
 def slider_order(flags: Flags) -> SliderOrder:
     return SliderOrder(neutral=flags["slider_neutral"], pairing=flags["slider_pairing"],
                        balance=flags["slider_balance"] == "true",
@@ -271,7 +296,7 @@ def hub(flags: Flags) -> HubConfig | None:
     )
 
 
-def sample(flags: Flags) -> SampleConfig:
+def sample(flags: Flags, problems: list[Problem]) -> SampleConfig:
     return SampleConfig(
         loras=tuple(_lora_with_strength(one) for one in flags["sample_loras"] or ()),
         prompts=_path(flags["sample_prompts"]),
@@ -279,7 +304,18 @@ def sample(flags: Flags) -> SampleConfig:
         every_n_epochs=_some(flags["sample_every_n_epochs"]),
         at_first=flags["sample_at_first"],
         sampler=flags["sample_sampler"],
+        strength=flags["sample_adapter_strength"],
+        strengths=_strengths(flags["slider_sample_strengths"], problems),
     )
+
+
+def _strengths(text: str | None, problems: list[Problem]) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in (text or "").replace(" ", ",").split(",") if word)
+    except ValueError:
+        problems.append(Problem("--slider_sample_strengths", f'"{text}" is no list of numbers.',
+                                'Write --slider_sample_strengths="-1,-0.5,0,0.5,1".', check="settings"))
+        return ()
 
 
 def _lora_with_strength(word: str) -> tuple[str, float]:

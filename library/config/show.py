@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from library.config.run_config import RunConfig
+from library.config.run_config import PromptPair, RunConfig
 from library.flags import BY_NAME
 from library.util.secrets import mask
 
@@ -20,6 +20,7 @@ TITLES = {
     "loss": "Loss",
     "noise": "Noise",
     "data": "Data",
+    "text": "Texts of the slider",
     "cache": "Cache",
     "loop": "Length and seed",
     "machine": "Machine",
@@ -66,6 +67,13 @@ FLAG_OF = {
         "batch_size": "train_batch_size",
     },
     "slider": {name: f"slider_{name}" for name in ("neutral", "pairing", "balance", "calibrate")},
+    "text": {
+        "file": "prompts_file",
+        "states": "text_slider_states",
+        "pool": "text_slider_pool",
+        "denoising_steps": "max_denoising_steps",
+        "guidance": "leco_denoise_guidance_scale",
+    },
     "cache": {
         "latents": "cache_latents",
         "latents_to_disk": "cache_latents_to_disk",
@@ -140,11 +148,17 @@ def _rows(config: RunConfig, section: str, record: Any) -> list[tuple[str, str, 
             rows += _data_rows(config, field.name, value)
         elif section == "data" and field.name == "slider":
             rows += _rows(config, "slider", value) if config.data.slides else []
+        elif section == "text" and field.name == "pairs":
+            rows += [("pair", _in_words(pair), "") for pair in value]
         elif section == "model" and field.name == "options":
             rows += [(name, _plain(one), config.origins.get(name, "")) for name, one in value.items()]
         elif not (value in (None, False, (), {}) and origin in ("", "default")):
             rows.append((field.name, _plain(value), origin))
     return rows
+
+
+def _in_words(pair: PromptPair) -> str:
+    return f'"{pair.target}": from "{pair.negative}" to "{pair.positive}", times {pair.amount:g}'
 
 
 def _data_rows(config: RunConfig, name: str, value: Any) -> list[tuple[str, str, str]]:

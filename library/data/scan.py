@@ -374,7 +374,7 @@ def _count_tags(subset: SubsetConfig, raw: list[Raw], counts: dict[str, Counter[
 def _judge_whole(data: DatasetConfig, parts: tuple[DatasetPart, ...], found: Found) -> None:
     training = [item for item in found.items if not item.is_reg]
     stopped = any(problem.severity == "stop" for problem in found.problems)
-    if not training and not stopped:
+    if parts and not training and not stopped:
         where = "--dataset_config" if data.dataset_config else "--train_data_dir"
         found.stop(where, "there is no picture to train on.", "Put pictures into the folders that are named above.")
     if data.reg_data_dir is not None and training and not any(item.is_reg for item in found.items):

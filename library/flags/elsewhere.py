@@ -12,7 +12,6 @@ _OF_SCRIPTS = {
     "train_textual_inversion.py": "weights init_word num_vectors_per_token token_string use_object_template "
     "use_style_template",
     "sdxl_train_control_net_lllite.py": "cond_emb_dim",
-    "train_leco.py": "prompts_file max_denoising_steps leco_denoise_guidance_scale",
 }
 OTHER_SCRIPTS = {name: script for script, names in _OF_SCRIPTS.items() for name in names.split()}
 """Flags of kohya's other training scripts -> the script."""

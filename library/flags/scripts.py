@@ -13,3 +13,7 @@ FLOW_SCRIPTS = (SD3, FLUX, LUMINA, HUNYUAN, ANIMA)
 """Scripts of models that are trained by flow matching."""
 LATER_SCRIPTS = (SDXL, *FLOW_SCRIPTS)
 """All but the first."""
+LECO = "train_leco.py"
+SDXL_LECO = "sdxl_train_leco.py"
+SAME_FLAGS = {LECO: NETWORK, SDXL_LECO: SDXL}
+"""Scripts of text sliders -> the script whose flags they take."""

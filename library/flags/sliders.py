@@ -56,4 +56,44 @@ FLAGS = group(
         help="Measure the finished slider and set its file's alpha so that strength 1 is what the pictures show.",
         ours=True,
     ),
+    Flag(
+        "prompts_file",
+        path=True,
+        ours=True,
+        help="Texts of a slider (TOML, YAML or JSON, see docs/sliders.md): no pictures are needed, or they go along.",
+    ),
+    Flag(
+        "attributes",
+        ours=True,
+        help='Words put in front of every prompt of --prompts_file in turn ("male, female"), so that the slider leaves '
+        "them alone.",
+    ),
+    Flag(
+        "text_slider_states",
+        default="pool",
+        choices=("pool", "leco"),
+        ours=True,
+        help="Noised pictures of a text slider: pool = drawn once by the base model, leco = denoised anew in every step, "
+        "at the positive end alone (slow).",
+    ),
+    Flag("text_slider_pool", int, 64, "Pictures that the base model draws for a text slider.", ours=True),
+    Flag(
+        "max_denoising_steps",
+        int,
+        40,
+        "Denoising steps of those pictures; a pool takes 20 at most.",
+        ours=True,
+    ),
+    Flag("leco_denoise_guidance_scale", float, 3.0, "Guidance with which those pictures are drawn.", ours=True),
+    Flag(
+        "sample_adapter_strength",
+        float,
+        ours=True,
+        help="Strength of the LoRA in sample pictures whose prompt names none.",
+    ),
+    Flag(
+        "slider_sample_strengths",
+        ours=True,
+        help='Draw every sample prompt at these strengths, side by side in one picture: "-1,-0.5,0,0.5,1".',
+    ),
 )

@@ -6,7 +6,7 @@ from functools import cache
 
 from library.flags import kohya_data, kohya_output, kohya_scripts, kohya_training, ours, sliders
 from library.flags.flag import Flag
-from library.flags.scripts import SCRIPTS
+from library.flags.scripts import SAME_FLAGS, SCRIPTS
 
 GROUPS_FIRST = (
     "Settings files",
@@ -46,7 +46,7 @@ assert len(BY_NAME) == len(KOHYA) + len(OURS), "a flag is declared twice"
 @cache
 def flags_of(script: str) -> dict[str, Flag]:
     """Flags of an entry script by name, kohya's first; a script that kohya lacks takes those of the first one."""
-    known = script if script in SCRIPTS else SCRIPTS[0]
+    known = script if script in SCRIPTS else SAME_FLAGS.get(script, SCRIPTS[0])
     found = (flag.in_script(known) for flag in (*KOHYA, *OURS))
     return {flag.name: flag for flag in found if flag is not None}
 

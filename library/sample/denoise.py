@@ -43,11 +43,11 @@ def draw(family: Family, parts: Parts, job: Job, options: SampleOptions) -> list
         with autocast(options):
             if pipeline is not None:
                 return _by_pipeline(pipeline, job)
-            latents = _latents(family, parts, job, options)
+            latents = denoised(family, parts, job, options)
         return to_pictures(family.decode_latents(parts, latents))
 
 
-def _latents(family: Family, parts: Parts, job: Job, options: SampleOptions) -> torch.Tensor:
+def denoised(family: Family, parts: Parts, job: Job, options: SampleOptions) -> torch.Tensor:
     """Denoise a batch by our own loop: any sampler of the table for eps and v, Euler for flow."""
     import torch
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from library.families.interface import Family, Parts
 from library.sample import samplers
 from library.sample.conds import to_device
-from library.sample.denoise import autocast, draw
+from library.sample.denoise import autocast, denoised, draw
 from library.sample.jobs import SampleOptions, fill, jobs
 from library.sample.prompts import PromptLine
 from library.sample.undisturbed import undisturbed
@@ -22,6 +22,7 @@ from library.util.records import Cond
 from library.util.secrets import mask
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,18 @@ def generate(family: Family, parts: Parts, lines: Sequence[PromptLine],
     drawn: dict[int, Image.Image] = {}
     _draw_all(family, parts, lines, options or SampleOptions(), drawn.__setitem__)
     return [drawn[position] for position in range(len(lines))]
+
+
+def draw_latents(family: Family, parts: Parts, lines: Sequence[PromptLine], options: SampleOptions) -> torch.Tensor:
+    """The latents of one picture for each line, BCHW; all lines have one size."""
+    import torch
+
+    filled = [fill(family, line, options) for line in lines]
+    found: dict[int, torch.Tensor] = {}
+    with undisturbed(parts, options.device, options.modules), autocast(options):
+        for job in jobs(filled, options.pixels):
+            found |= zip(job.positions, denoised(family, parts, job, options), strict=True)
+    return torch.stack([found[position] for position in range(len(lines))])
 
 
 def draw_samples(family: Family, parts: Parts, lines: Sequence[PromptLine], options: SampleOptions,

@@ -8,6 +8,7 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from library.config.run_config import RunConfig
 from library.config.show import settings
@@ -62,7 +63,19 @@ def run_facts(config: RunConfig, model: ModelFacts, plan: DatasetPlan, made: Cre
         session_id=random.SystemRandom().randrange(2**32), started_at=time.time(), model=model,
         datasets=dataset_facts(plan), optimizer=made.metadata, num_batches_per_epoch=length.batches,
         num_epochs=length.epochs, max_train_steps=length.steps, num_validation_images=len(plan.validation),
-        version=VERSION)
+        version=VERSION, extra=text_facts(config))
+
+
+def text_facts(config: RunConfig) -> dict[str, Any]:
+    """What the file tells of the texts that a slider was learned from, under the names of kohya's LECO trainer and ours."""
+    text = config.text
+    if text is None:
+        return {}
+    words = [{"target": one.target, "positive": one.positive, "unconditional": one.negative, "neutral": one.start,
+              "action": "enhance", "multiplier": one.strength, "weight": one.weight} for one in text.pairs[:16]]
+    return {"ss_leco_prompt_count": len(text.pairs), "ss_leco_prompts_file": text.file.name, "ss_leco_preview": words,
+            "ss_slider_target": config.network.targets or "", "ss_slider_states": text.states,
+            "ss_slider_kept": list(text.kept)}
 
 
 def fingerprint(config: RunConfig, length: Length) -> Fingerprint:

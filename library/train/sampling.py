@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from library.config.run_config import RunConfig
@@ -11,6 +12,7 @@ from library.sample.images import Drawn, Place, draw_samples
 from library.sample.jobs import SampleOptions
 from library.sample.loras import hung
 from library.sample.prompts import PromptLine
+from library.sample.slider_strips import draw_strips
 
 from .loop import StepLog
 from .watchers import Idle
@@ -53,10 +55,15 @@ class Sampling(Idle):
             return
         place = Place(self.config.save.output_dir, self.config.save.output_name, session.progress.step, epoch)
         with session.at_rest():
-            self.drawn += draw_samples(session.family, session.parts, self.lines, self.options(session), place)
+            if self.config.sample.strengths:
+                draw = partial(draw_strips, strengths=self.config.sample.strengths)
+            else:
+                draw = draw_samples
+            self.drawn += draw(session.family, session.parts, self.lines, self.options(session), place)
 
     def options(self, session: Session) -> SampleOptions:
         return SampleOptions(
-            sampler=self.config.sample.sampler, schedule=session.schedule, device=session.device,
+            sampler=self.config.sample.sampler, strength=self.config.sample.strength, schedule=session.schedule,
+            device=session.device,
             autocast=session.precision.autocast, at_strength=session.multiplier,
             extra=lambda: hung(session.family, session.parts, self.config.sample.loras, session.device), modules=(session.network,))

@@ -20,17 +20,18 @@ from library.data import arithmetic
 from library.data.loading import Feed, Pictures, Setting, Sources, StepPlan, check_lengths, step_plan
 from library.data.order import CYCLE, sign_counts
 from library.data.plan import DatasetPlan
+from library.data.prompt_feed import PromptFeed, prompt_steps
 from library.families.interface import Family, Parts
 from library.report import trackers
 from library.report.final_words import final_words
 from library.sample.prompts import read_prompts
 from library.save.hub import Uploader
 from library.util import frame
-from library.util.records import Problem
+from library.util.records import Cond, Problem
 from library.util.secrets import mask
 from networks import registry as networks
 
-from . import caching, calibration, facts, position, prepare, seeds
+from . import caching, calibration, facts, guide as guides, position, prepare, seeds
 from .guarding import Guarding, PaceMark, Watchdog
 from .loop import Length, LoopTools, run_loop
 from .objectives import choose as choose_objective
@@ -54,6 +55,8 @@ class Material:
     plan: DatasetPlan
     sources: Sources
     length: Length
+    conds: dict[str, Cond]
+    """Encoded texts of a slider that is learned from texts."""
 
 
 def material(config: RunConfig, family: Family, plan: DatasetPlan) -> Material:
@@ -61,10 +64,10 @@ def material(config: RunConfig, family: Family, plan: DatasetPlan) -> Material:
     accelerator = prepare.open_accelerator(config)
     config = with_one_seed(config, accelerator)
     processes = accelerator.num_processes
-    steps = step_plan(plan, config.loop, processes)
+    steps = step_plan(plan, config.loop, processes) if plan.parts else prompt_steps(config.loop, processes)
     check_lengths(steps)
     length = Length(steps.epochs, steps.steps, steps.batches, steps.accumulation, processes)
-    announce(plan, steps)
+    announce(config, plan, steps)
     seeds.seed_everything(config.loop.seed)
     precision = decide_precision(config.machine, prepare.has_accelerator())
     with accelerator.local_main_process_first():  # a model that must be fetched is fetched once
@@ -74,8 +77,9 @@ def material(config: RunConfig, family: Family, plan: DatasetPlan) -> Material:
         log.info("model loaded in %.1f s", time.time() - since)
     if config.loop.kohya_order:
         seeds.skip_uniform_draws(seeds.default_init_draws(parts.denoiser))
+    conds = guides.encode(config, family, parts, accelerator)
     sources = caching.fill(config, family, plan, parts, caching.Place(accelerator, precision))
-    return Material(config, accelerator, parts, plan, sources, length)
+    return Material(config, accelerator, parts, plan, sources, length, conds)
 
 
 def with_one_seed(config: RunConfig, accelerator: Any) -> RunConfig:
@@ -93,7 +97,7 @@ def memory_in_use() -> int:
     return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
 
 
-def announce(plan: DatasetPlan, steps: StepPlan) -> None:
+def announce(config: RunConfig, plan: DatasetPlan, steps: StepPlan) -> None:
     """The lines that people and front ends read before the first step; wording as kohya's."""
     for one in plan.subsets:
         what = "regularization" if one.config.is_reg else "train"
@@ -102,6 +106,8 @@ def announce(plan: DatasetPlan, steps: StepPlan) -> None:
         if rules.enabled:
             table = ", ".join(f"{width}x{height}: {count}" for (width, height), count in plan.bucket_counts(part))
             log.info("buckets at batch size %d: %s", settings.batch_size, table)
+    if config.text is not None:
+        log.info("%s: %d pairs of texts", config.text.file.name, len(config.text.pairs))
     log.info("num train images * repeats: %d", plan.images())
     log.info("num reg images: %d", sum(plan.reg_images(part) for part in range(len(plan.parts))))
     log.info("num batches per epoch: %d", steps.batches)
@@ -114,8 +120,9 @@ def announce(plan: DatasetPlan, steps: StepPlan) -> None:
     log.info("num epochs: %d", steps.epochs)
     log.info("gradient accumulation steps: %d", steps.accumulation)
     log.info("total optimization steps: %d", steps.steps)
-    for line in arithmetic.in_words(arithmetic.of_plan(plan, steps)):
-        log.info(line)
+    if plan.parts:
+        for line in arithmetic.in_words(arithmetic.of_plan(plan, steps)):
+            log.info(line)
 
 
 def session(made: Material, family: Family) -> tuple[Session, Any]:
@@ -136,13 +143,14 @@ def train(made: Material, family: Family, argv: list[str], told: list[Problem]) 
     notes = position.begin(here, fingerprint, made.length)
     if made.accelerator.is_main_process:
         frame.show(notes)
+    guide = guides.build(here, made.conds, bool(made.plan.parts))
     model = facts.model_facts(config, family, made.parts)
     saving = Saving(config, facts.run_facts(config, model, made.plan, optimizer, made.length), fingerprint, made.length,
                     uploader(config) if made.accelerator.is_main_process else None, calibrate=calibrator(made))
     telling = watch_and_tell(made, family, saving, argv)
     telling.report.warnings += [f"{one.where}: {one.what}" for one in told if one.severity == "warn"]
     tools = LoopTools(
-        objective=choose_objective(config, made.plan), seed_batch=seed_policy(config), length=made.length,
+        objective=choose_objective(config, made.plan, guide), seed_batch=seed_policy(config), length=made.length,
         watchers=watchers(made, saving, telling), max_grad_norm=config.optimizer.max_grad_norm,
         scale_weight_norms=config.network.scale_weight_norms)
     keep_config(config, telling.folder, made.accelerator.is_main_process)
@@ -188,9 +196,11 @@ def setting(config: RunConfig, length: Length) -> Setting:
                    upright=not config.loop.kohya_order)
 
 
-def feed(made: Material) -> Feed:
-    """Batches for the loop."""
+def feed(made: Material) -> Feed | PromptFeed:
+    """Batches for the loop: of pictures, or turns of a slider that is learned from texts alone."""
     config = made.config
+    if not made.plan.parts:
+        return PromptFeed(made.length.batches, made.accelerator.process_index, made.accelerator.num_processes)
     pictures = Pictures(made.plan, setting(config, made.length), made.sources)
     return Feed(pictures, made.accelerator.process_index, made.accelerator.num_processes, config.data.workers,
                 torch.cuda.is_available())

@@ -80,6 +80,13 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class PromptBatch:
+    """A turn of a slider that is learned from texts: its objective draws what it trains on."""
+
+    kind: str = "prompts"
+
+
+@dataclass(frozen=True)
 class Target:
     """One module of the loaded model that may carry an adapter.
 

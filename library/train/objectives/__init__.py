@@ -15,11 +15,13 @@ from library.util.records import StepResult
 from .denoise import denoise
 from .neutral import Ends, anchored, at_full_strength
 from .pair import paired
+from .text import as_leco, beside, from_pool
 
 if TYPE_CHECKING:
     from library.config.run_config import RunConfig
     from library.data.plan import DatasetPlan
 
+    from ..guide import Guide
     from ..session import Session
 
 Objective = Callable[["Session", Any], Iterator[StepResult]]
@@ -27,10 +29,25 @@ Table = Mapping[str, Objective]
 """Kind of batch -> what it is trained for."""
 
 
-def choose(config: RunConfig, plan: DatasetPlan) -> Objective:
-    """The objective of a run: for each batch the one that its kind has in the run's table."""
+def choose(config: RunConfig, plan: DatasetPlan, guide: Guide | None = None) -> Objective:
+    """The objective of a run: for each batch the one that its kind has in the run's table; texts are trained beside pictures."""
     neutral = {"plain": at_full_strength, "anchor": partial(anchored, ends_of(plan)), "skip": at_full_strength}
-    return by_kind({"pictures": denoise, "pair": paired, "neutral": neutral[config.data.slider.neutral]})
+    table: dict[str, Objective] = {"pictures": denoise, "pair": paired, "neutral": neutral[config.data.slider.neutral]}
+    if guide is None:
+        return by_kind(table)
+    texts: Objective = partial(beside, guide)
+    table = {kind: both(objective, texts) for kind, objective in table.items()}
+    return by_kind(table | {"prompts": partial({"pool": from_pool, "leco": as_leco}[guide.config.states], guide)})
+
+
+def both(first: Objective, second: Objective) -> Objective:
+    """Two objectives of one batch, part after part."""
+
+    def objective(session: Session, batch: Any) -> Iterator[StepResult]:
+        yield from first(session, batch)
+        yield from second(session, batch)
+
+    return objective
 
 
 def by_kind(table: Table) -> Objective:
