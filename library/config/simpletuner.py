@@ -1,4 +1,4 @@
-"""SimpleTuner's ``multidatabackend.json`` -> our data set TOML: folders, captions, repeats, strengths; what it cannot say is named."""
+"""SimpleTuner's ``multidatabackend.json`` -> our data set TOML; what that cannot say is named."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 
 SAME = {"slider_strength": "slider_strength", "probability": "probability", "caption_prefix": "caption_prefix"}
 """Their key -> ours, with the same meaning."""
-QUIET = frozenset({"id", "type", "dataset_type", "instance_data_dir", "resolution", "resolution_type", "repeats", "disabled", "disable",
-                   "caption_strategy", "instance_prompt", "is_regularisation_data", "is_regularization_data", "cache_dir_vae",
-                   "cache_dir", "metadata_backend", "skip_file_discovery", "preserve_data_backend_cache", "write_batch_size", "default",
-                   *SAME})
+QUIET = frozenset(SAME) | {
+    "id", "type", "dataset_type", "instance_data_dir", "resolution", "resolution_type", "repeats", "disabled", "disable",
+    "caption_strategy", "instance_prompt", "is_regularisation_data", "is_regularization_data", "cache_dir_vae", "cache_dir",
+    "metadata_backend", "skip_file_discovery", "preserve_data_backend_cache", "write_batch_size", "default",
+}
 """Keys that are used, or that concern SimpleTuner's own caches alone."""
 EMBEDS = ("text_embeds", "image_embeds")
 
