@@ -149,3 +149,12 @@ def test_the_script_of_text_sliders_asks_for_its_texts(train, capsys):
 
     assert main(["--pretrained_model_name_or_path=x", "--output_dir=y"], "train_leco.py") == 1
     assert "--prompts_file" in capsys.readouterr().err
+
+
+def test_the_example_of_the_documentation_trains_and_shows_its_strips(tmp_path, monkeypatch):
+    from library.train.run import main
+
+    monkeypatch.chdir(ROOT)
+    assert main(["--config_file", "examples/text_slider.toml", f"--output_dir={tmp_path}", "--max_train_steps=1",
+                 "--text_slider_pool=2", "--slider_sample_strengths=-1,1"]) == 0
+    assert (tmp_path / "size.safetensors").is_file() and len(list((tmp_path / "sample").iterdir())) == 6
