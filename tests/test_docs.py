@@ -29,7 +29,10 @@ def commands():
 
 
 @pytest.mark.parametrize(("script", "line"), list(commands()))
-def test_commands_in_the_documentation_are_right(script, line):
+def test_commands_in_the_documentation_are_right(tmp_path, monkeypatch, script, line):
+    monkeypatch.chdir(tmp_path)
+    for name in re.findall(r"--dataset_config=(\S+)", line):
+        (tmp_path / name).write_text("[[datasets]]\nresolution = 512\n[[datasets.subsets]]\nimage_dir = 'a'", encoding="utf-8")
     flags, problems = collect(shlex.split(line), script)
     assert not problems
     config = resolved(shlex.split(line), script, needed=False)
