@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from library.config import architectures
 from library.families import registry
 from library.flags import parse
+from tools import architectures
 
 
 def test_the_page_is_made_from_the_specs():
-    assert architectures.PAGE.read_text(encoding="utf-8") == architectures.page(), "python -m library.config.architectures"
+    assert architectures.PAGE.read_text(encoding="utf-8") == architectures.page(), "python tools/architectures.py"
 
 
 @pytest.mark.parametrize("name", registry.names())

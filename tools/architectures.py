@@ -1,18 +1,22 @@
-"""Makes docs/architectures.md from the families' specs: ``python -m library.config.architectures``."""
+"""Makes docs/architectures.md from the families' specs: ``python tools/architectures.py``."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import fields
 from pathlib import Path
 
-from library.families import registry
-from library.families.interface import Family
-from library.flags import flags_of
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "architectures.md"
+from library.families import registry  # noqa: E402  (needs the path above)
+from library.families.interface import Family  # noqa: E402
+from library.flags import flags_of  # noqa: E402
+
+PAGE = ROOT / "docs" / "architectures.md"
 HEAD = """# Architectures
 
-Made by `python -m library.config.architectures` from `library/families/`. The base model decides what is trained, whichever
+Made by `python tools/architectures.py` from `library/families/`. The base model decides what is trained, whichever
 script is started: `python train_network.py` takes every model of this page, as a single file or a diffusers folder. A
 diffusers folder holds everything; a single file needs the files that its row names beside it, where it does not hold them.
 
