@@ -93,7 +93,6 @@ def steps(parts: Any, network: Any) -> None:
 
 def main() -> int:
     """Build, compare, train, tell."""
-    import psutil
     import torch
 
     from library.families import sdxl
@@ -114,14 +113,16 @@ def main() -> int:
     equal = sorted(ours) == sorted(theirs)
     print(f"{len(ours)} modules, {unet} of the U-Net, {len(ours) - unet} of the text encoders; kohya's: {equal}", flush=True)
     steps(parts, network)
-    process = psutil.Process().memory_info()
-    peak = getattr(process, "peak_wset", None) or peak_of_unix()
-    print(f"peak memory: {peak / 1e9:.2f} GB")
+    print(f"peak memory: {peak_memory() / 1e9:.2f} GB")
     return 0 if equal else 1
 
 
-def peak_of_unix() -> int:
-    """Bytes of the largest resident set so far."""
+def peak_memory() -> int:
+    """Bytes of the process's largest resident set so far."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
