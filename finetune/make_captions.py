@@ -12,10 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from library.dataset import kohya_scripts, tag_command
-from library.dataset.caption_command import MODEL, caption_all
+from library.dataset import kohya_scripts
+from library.dataset.caption_command import MODEL
 from library.dataset.captioner import Writing
-from library.dataset.journal import carry_out
 from library.util import command
 
 
@@ -31,7 +30,7 @@ def setup_parser() -> argparse.ArgumentParser:
     parser.add_argument("--max_length", type=int, default=75)
     parser.add_argument("--min_length", type=int, default=5)
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--max_data_loader_n_workers", type=int, help="not needed here: pictures are read as they are used")
+    kohya_scripts.add_workers(parser)
     return parser
 
 
@@ -43,13 +42,7 @@ def work(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     beams = args.num_beams if args.beam_search else 1
     writing = Writing("", beams, not args.beam_search, args.top_p, args.max_length, args.min_length)
-    found = caption_all(args.caption_weights, kohya_scripts.pictures(args), writing, args.batch_size)
-    texts = {path: (path.with_suffix("." + args.caption_extension.lstrip(".")), text) for path, text in found.items()}
-    if args.debug:
-        for path, (_, text) in texts.items():
-            command.tell(f"{path}: {text}")
-    carry_out(Path(args.train_data_dir), "caption", tag_command.changes(texts))
-    command.tell("done!")
+    kohya_scripts.caption(args, args.caption_weights, writing)
 
 
 if __name__ == "__main__":

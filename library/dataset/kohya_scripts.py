@@ -13,7 +13,10 @@ from library.data import files
 from library.util.command import tell
 from library.util.records import Problem, UserError
 
-from .journal import UNDO, write_whole
+from . import tag_command
+from .caption_command import caption_all
+from .captioner import Writing
+from .journal import UNDO, carry_out, write_whole
 from .tags import parse
 
 FACES = re.compile(r"^\W*_\W*$")
@@ -27,6 +30,10 @@ SUBJECT = r"(?:anime|cartoon)?\s*\b(?:female|lady|woman|person)\b|\b(?:anime|car
 CAPTION_RULES = ((r"\banime anime\b", "anime"), (r"\byoung ", ""), (r"\b(?:anime|cartoon)? ?\b(?:women|people)\b", "girls"),
                  (SUBJECT, "girl"), (r"\ban? (?:anime cartoon|anime|cartoon) (image)", r"an \1"),
                  (r"\ban? (?:anime cartoon|anime|cartoon) (figure|picture|drawing)", r"a \1"), (r"\bgirl girl\b", "girl"))
+LETTERING = re.compile(r"""[,.]?\s*\b(?:(?:with|and)\s+)?(?:(?:that|which)\s+(?:says?|reads?)
+                       |(?:the|a)\s+(?:words?|letters?|numbers?|text|caption|title|name)s?\b(?:\s+(?:that|which)\s+(?:says?|reads?))?)
+                       [^,.]*""", re.IGNORECASE | re.VERBOSE)
+"""What a captioner says of lettering in a picture, up to the end of its clause."""
 
 
 def add_folder(parser: argparse.ArgumentParser, extension: str) -> None:
@@ -36,6 +43,11 @@ def add_folder(parser: argparse.ArgumentParser, extension: str) -> None:
     parser.add_argument("--caption_extention", help=argparse.SUPPRESS)
     parser.add_argument("--recursive", action="store_true", help="also the folders inside it")
     parser.add_argument("--debug", action="store_true", help="show each picture's text")
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """kohya's ``--max_data_loader_n_workers``, which concerns speed alone."""
+    parser.add_argument("--max_data_loader_n_workers", type=int, help="not needed here: pictures are read as they are used")
 
 
 def pictures(args: argparse.Namespace) -> list[Path]:
@@ -51,6 +63,24 @@ def pictures(args: argparse.Namespace) -> list[Path]:
         raise UserError(Problem("train_data_dir", f"there are no pictures in {folder}.", "Add --recursive if they lie deeper."))
     tell(f"found {len(found)} images.")
     return found
+
+
+def caption(args: argparse.Namespace, model_id: str, writing: Writing, clean: Callable[[str], str] = str) -> None:
+    """Caption all pictures of the folder and write; captions that are replaced are kept. Raises UserError."""
+    if args.max_data_loader_n_workers:
+        tell(f"--max_data_loader_n_workers={args.max_data_loader_n_workers}: not needed, pictures are read as they are used")
+    found = caption_all(model_id, pictures(args), writing, args.batch_size)
+    texts = {path: (path.with_suffix("." + args.caption_extension.lstrip(".")), clean(text)) for path, text in found.items()}
+    if args.debug:
+        for path, (_, text) in texts.items():
+            tell(f"{path}: {text}")
+    carry_out(Path(args.train_data_dir), "caption", tag_command.changes(texts))
+    tell("done!")
+
+
+def without_lettering(text: str) -> str:
+    """A caption without what it says of words and numbers in the picture (``a cup with the words good day``)."""
+    return " ".join(LETTERING.sub("", text).split()).strip(" ,.") or text
 
 
 def merge_parser(extension: str) -> argparse.ArgumentParser:

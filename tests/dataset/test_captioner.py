@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from library.dataset import captioner
+from library.dataset.kohya_scripts import without_lettering
 from tests.data_room.made import picture
 from tests.dataset.test_tagger import script
 from tools import dataset
@@ -66,6 +67,19 @@ def test_the_sub_command_and_kohyas_script_write_them(blip, train):
     assert len(drawn) == 3
     script("make_captions.py", train / "5_x", "--caption_weights", blip, "--max_length", 6, "--seed", 1)
     assert [file.read_text(encoding="utf-8") for file in sorted(train.rglob("5_x/*.caption"))] == drawn, "the same seed"
+
+
+def test_kohyas_git_script_takes_any_captioner(blip, train):
+    assert script("make_captions_by_git.py", train / "5_x", "--model_id", blip, "--max_length", 6, "--remove_words") == 0
+    assert len(list(train.rglob("5_x/*.caption"))) == 3
+
+
+@pytest.mark.parametrize(("said", "kept"), [
+    ("a cup with the words good day on it", "a cup"), ("a sign that says stop, on a road", "a sign, on a road"),
+    ("a red circle", "a red circle"), ("a girl with long hair and the number 5", "a girl with long hair"),
+    ("the word stop", "the word stop")])
+def test_words_about_lettering_are_left_out_of_a_caption(said, kept):
+    assert without_lettering(said) == kept
 
 
 def test_what_cannot_be_loaded_is_a_sentence(train, capsys):
