@@ -21,6 +21,7 @@ from library.config.run_config import PromptPair
 from library.config.toml_text import decode, read_settings
 from library.util.near import near
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 FLAG = "--prompts_file"
 ENDINGS = (".toml", ".yaml", ".yml", ".json")
@@ -73,14 +74,14 @@ def read_pairs(path: Path, attributes: Sequence[str] = ()) -> PairReading:
 def _load(path: Path) -> Any:
     where = FLAG
     if path.suffix.lower() not in ENDINGS:
-        raise UserError(Problem(where, f"{path} is no {', '.join(ENDINGS)} file.", "Write the prompts as TOML, as in "
-                                "docs/sliders.md.", check="prompts_file"))
+        raise UserError(Problem(where, say("{path} is no {endings:or} file.", path=path, endings=list(ENDINGS)),
+                                "Write the prompts as TOML, as in docs/sliders.md.", check="prompts_file"))
     if not path.is_file():
         others = [one.name for one in path.parent.glob("*") if one.suffix.lower() in ENDINGS] if path.parent.is_dir() else []
         close = difflib.get_close_matches(path.name, others, 3, 0.4)
-        raise UserError(Problem(where, f"there is no file {path}.", f"Near it there is {', '.join(close)}." if close else
-                                "Check the path; a relative one counts from the folder in which the command runs.",
-                                check="prompts_file"))
+        raise UserError(Problem(where, say("there is no file {path}.", path=path), say("Near it there is {names:and}.", names=close)
+                                if close else "Check the path; a relative one counts from the folder in which the command "
+                                "runs.", check="prompts_file"))
     if path.suffix.lower() in (".toml", ".json"):
         if path.suffix.lower() == ".toml":
             return read_settings(path).data
@@ -89,13 +90,14 @@ def _load(path: Path) -> Any:
         try:
             return json.loads(decode(path)[0])
         except ValueError as error:
-            raise UserError(Problem(path.name, f"it is not JSON: {error}.", "Mend that place.", check="prompts_file")) from error
+            raise UserError(Problem(path.name, say("it is not JSON: {error}.", error=str(error)), "Mend that place.",
+                                    check="prompts_file")) from error
     import yaml
 
     try:
         return yaml.safe_load(decode(path)[0])
     except yaml.YAMLError as error:
-        raise UserError(Problem(path.name, f"it is not YAML: {' '.join(str(error).split())}.",
+        raise UserError(Problem(path.name, say("it is not YAML: {error}.", error=" ".join(str(error).split())),
                                 "Mend that place; indent with spaces.", check="prompts_file")) from error
 
 
@@ -136,10 +138,10 @@ def _inner(data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _read(place: str, table: Any, defaults: Mapping[str, Any], reading: PairReading) -> None:
     if isinstance(table, str):
-        reading.stop(place, f'"{table}" is a text, not a table', "Write target: and positive: below one another.")
+        reading.stop(place, say('"{text}" is a text, not a table', text=table), "Write target: and positive: below one another.")
         return
     if not isinstance(table, Mapping):
-        reading.stop(place, f"{table!r} is no table", "Write positive = \"...\" and negative = \"...\".")
+        reading.stop(place, say("{value} is no table", value=repr(table)), "Write positive = \"...\" and negative = \"...\".")
         return
     slider = "target" not in table
     known = OF_TARGET if slider else OF_PROMPT
@@ -148,7 +150,7 @@ def _read(place: str, table: Any, defaults: Mapping[str, Any], reading: PairRead
         reading.stop(f"{place}, {key}", "there is no such setting here", near(str(key), sorted(known)))
     for key in sorted({*table, *defaults} & set(UNUSED)):
         if (table.get(key) if key in table else defaults.get(key)):
-            reading.note(f"{place}, {key}", f"it is not used here: {UNUSED[key]}")
+            reading.note(f"{place}, {key}", say("it is not used here: {why}", why=say(UNUSED[key])))
     values = {key: value for key, value in defaults.items() if key in known} | dict(table)
     numbers = _numbers(place, values, reading)
     if wrong or numbers is None:
@@ -165,7 +167,8 @@ def _numbers(place: str, values: Mapping[str, Any], reading: PairReading) -> dic
         try:
             found[key] = float(values.get(key, default))
         except (TypeError, ValueError):
-            reading.stop(f"{place}, {key}", f"{values[key]!r} is no number", f"Write {key} = {default:g}.")
+            reading.stop(f"{place}, {key}", say("{value} is no number", value=repr(values[key])),
+                         say("Write {key} = {number}.", key=key, number=f"{default:g}"))
             return None
     if found["weight"] < 0 or found["batch_size"] < 1 or found["multiplier"] == 0:
         reading.stop(place, "weight is below 0, batch_size below 1, or multiplier is 0", "1 is usual for all three.")
@@ -178,13 +181,14 @@ def _of_prompt(place: str, values: Mapping[str, Any], numbers: Mapping[str, floa
     """LECO's form: at the positive end ``target`` is answered as neutral, less or plus (positive - unconditional)."""
     action = values.get("action", "erase")
     if action not in ACTIONS:
-        reading.stop(f"{place}, action", f'"{action}" is neither erase nor enhance', "Write action = \"enhance\".")
+        reading.stop(f"{place}, action", say('"{action}" is neither erase nor enhance', action=action),
+                     "Write action = \"enhance\".")
         return
     target, unconditional = _text(values.get("target")), _text(values.get("unconditional"))
     positive = _text(values.get("positive")) if values.get("positive") is not None else target
     neutral = _text(values.get("neutral")) if values.get("neutral") is not None else unconditional
     if positive == unconditional:
-        reading.stop(place, f'positive and unconditional are both "{positive}": there is no direction between them',
+        reading.stop(place, say('positive and unconditional are both "{text}": there is no direction between them', text=positive),
                      "Give two different texts.")
         return
     ends = (positive, unconditional) if ACTIONS[action] > 0 else (unconditional, positive)
@@ -199,7 +203,7 @@ def _of_target(place: str, values: Mapping[str, Any], numbers: Mapping[str, floa
         reading.stop(place, "it has neither positive nor negative", "Give the two texts between which the slider moves.")
         return
     if positive == negative:
-        reading.stop(place, f'positive and negative are both "{positive}"', "Give two different texts.")
+        reading.stop(place, say('positive and negative are both "{text}"', text=positive), "Give two different texts.")
         return
     half = 0.5 if positive and negative else 1.0
     reading.kept += [text for text in _kept(place, values, reading) if text != target]
@@ -219,7 +223,8 @@ def _kept(place: str, values: Mapping[str, Any], reading: PairReading) -> list[s
             if file.is_file():
                 found += [line.strip() for line in decode(file)[0].splitlines() if line.strip()]
             else:
-                reading.stop(f"{place}, {key}", f"there is no file {file}", "A relative path counts from the prompts file.")
+                reading.stop(f"{place}, {key}", say("there is no file {file}", file=file),
+                             "A relative path counts from the prompts file.")
     return found or ([_text(values["neutral"])] if values.get("neutral") else [])
 
 
@@ -234,7 +239,8 @@ def _sizes(place: str, values: Mapping[str, Any], reading: PairReading) -> list[
             pair = one if isinstance(one, list) else [one, one]
             found.append(None if one is None else (int(pair[1]), int(pair[0])))
         except (TypeError, ValueError, IndexError):
-            reading.stop(f"{place}, resolution", f"{one!r} is no size", "Write resolution = 512, or [768, 512] (height, width).")
+            reading.stop(f"{place}, resolution", say("{value} is no size", value=repr(one)),
+                         "Write resolution = 512, or [768, 512] (height, width).")
     return found
 
 

@@ -313,7 +313,7 @@ def _strengths(text: str | None, problems: list[Problem]) -> tuple[float, ...]:
     try:
         return tuple(float(word) for word in (text or "").replace(" ", ",").split(",") if word)
     except ValueError:
-        problems.append(Problem("--slider_sample_strengths", f'"{text}" is no list of numbers.',
+        problems.append(Problem("--slider_sample_strengths", say('"{text}" is no list of numbers.', text=text),
                                 'Write --slider_sample_strengths="-1,-0.5,0,0.5,1".', check="settings"))
         return ()
 
