@@ -294,3 +294,19 @@ def open_clip_places(header: Header, prefix: str, layers: int) -> dict[str, Plac
             for part, name in enumerate(("q_proj", "k_proj", "v_proj")):
                 found[f"{own}.self_attn.{name}.{kind}"] = fused.rows(part, 3) if fused else None
     return {name: place for name, place in found.items() if place is not None}
+
+
+def as_open_clip(names: list[str], layers: int) -> dict[str, tuple[str, ...]]:
+    """The other way: OpenCLIP's name of each tensor -> the canonical ones of ``names`` that it holds, one below the other.
+
+    ``text_projection`` is stored transposed there.
+    """
+    found = {theirs: (f"text_model.{ours}",) for ours, theirs in OPEN_CLIP.items()} | {"text_projection": (PROJECTION,)}
+    for i in range(layers):
+        block, own = f"transformer.resblocks.{i}", f"text_model.encoder.layers.{i}"
+        for kind in ("weight", "bias"):
+            found |= {f"{block}.{theirs}.{kind}": (f"{own}.{ours}.{kind}",) for ours, theirs in OPEN_CLIP_LAYER.items()}
+            found[f"{block}.attn.in_proj_{kind}"] = tuple(f"{own}.self_attn.{part}.{kind}"
+                                                          for part in ("q_proj", "k_proj", "v_proj"))  # fmt: skip
+    known = set(names)
+    return {theirs: ours for theirs, ours in found.items() if known.issuperset(ours)}

@@ -68,7 +68,8 @@ def _configs(header: Header) -> unet_models.Config:
     return configs
 
 
-def _layout() -> Layout:
+def layout() -> Layout:
+    """What the models consist of, and where single files keep it."""
     return Layout(_texts, _configs, source.asset("sd1.json"))
 
 
@@ -136,7 +137,7 @@ size_cond = answers.no_sizes
 
 def load(request: LoadRequest) -> Parts:
     """Load from a diffusers folder, hub id, https link or single file (.safetensors, .ckpt)."""
-    return unet_models.load(request, _layout())
+    return unet_models.load(request, layout())
 
 
 def tiny(seed: int = 0) -> Parts:

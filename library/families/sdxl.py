@@ -71,7 +71,8 @@ def _configs(header: Header) -> unet_models.Config:
     return source.asset("sdxl.json")
 
 
-def _layout() -> Layout:
+def layout() -> Layout:
+    """What the models consist of, and where single files keep it."""
     return Layout(lambda configs: TEXTS, _configs, source.asset("sdxl.json"))
 
 
@@ -136,7 +137,7 @@ encode_image, decode_latents, normalise, denormalise = answers.images(vae)
 
 def load(request: LoadRequest) -> Parts:
     """Load from a diffusers folder, hub id, https link or single file (.safetensors, .ckpt)."""
-    return unet_models.load(request, _layout())
+    return unet_models.load(request, layout())
 
 
 def tiny(seed: int = 0) -> Parts:

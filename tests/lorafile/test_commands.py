@@ -17,7 +17,8 @@ SCRIPTS = ["networks/resize_lora.py", "networks/merge_lora.py", "networks/sdxl_m
            "networks/extract_lora_from_models.py", "networks/flux_extract_lora.py", "networks/extract_lora_from_dylora.py",
            "networks/check_lora_weights.py", "tools/show_metadata.py", "networks/merge_lora_old.py", "networks/flux_merge_lora.py",
            "networks/convert_flux_lora.py", "networks/convert_anima_lora_to_comfy.py",
-           "networks/convert_hunyuan_image_lora_to_comfy.py", "tools/merge_models.py", "tools/resize_images_to_resolution.py"]
+           "networks/convert_hunyuan_image_lora_to_comfy.py", "tools/merge_models.py", "tools/resize_images_to_resolution.py",
+           "tools/convert_diffusers20_original_sd.py"]
 
 
 def tool(script):
