@@ -12,15 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from library.families import registry, source
+from library.families import marks, registry, source
 from library.util.fetch import fetch, is_link
 from library.util.header import FileKind, Header, read_header
 from library.util.hub_access import present_place
+from library.util.said import say
 
 Kind = Literal[
     "diffusers folder", "single file", "hub id", "missing", "lora", "vae", "text encoder", "unknown", "damaged"
 ]
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "net.", "transformer.", "unet.")
+AN = ("A", "E", "I", "O", "SDXL", "LTX")
+"""Beginnings of names that are spoken with a vowel."""
 LORA_MARKS = (
     ".lora_down.weight",
     ".lora_up.weight",
@@ -55,56 +58,6 @@ class Found:
     """The file or folder on this machine, where there is one."""
 
 
-@dataclass(frozen=True)
-class Mark:
-    """An architecture by names that only its files have (all of ``names`` present, none of ``without``)."""
-
-    title: str
-    names: tuple[str, ...]
-    without: tuple[str, ...] = ()
-
-    def fits(self, shapes: Mapping[str, Any]) -> bool:
-        return all(n in shapes for n in self.names) and not any(n in shapes for n in self.without)
-
-
-MARKS = (
-    Mark(
-        "SDXL refiner, Kolors or another U-Net with size embedding", ("input_blocks.0.0.weight", "label_emb.0.0.weight")
-    ),
-    Mark("Kolors or another U-Net of the SDXL kind", ("conv_in.weight", "add_embedding.linear_1.weight")),
-    Mark("ControlNet", ("input_hint_block.0.weight",)),
-    Mark("ControlNet", ("controlnet_cond_embedding.conv_in.weight",)),
-    Mark("Chroma Radiance", ("distilled_guidance_layer.in_proj.weight", "nerf_blocks.0.param_generator.weight")),
-    Mark("Chroma", ("distilled_guidance_layer.in_proj.weight",)),
-    Mark("Flux.3", ("early_stream_modulations.image.lin.weight",)),
-    Mark("Flux.2", ("single_stream_modulation.lin.weight",)),
-    Mark("HunyuanImage 2.1", ("byt5_in.fc1.weight", "double_blocks.0.img_attn_qkv.weight")),
-    Mark("HunyuanVideo", ("txt_in.individual_token_refiner.blocks.0.norm1.weight",), ("byt5_in.fc1.weight",)),
-    Mark("Flux.1", ("double_blocks.0.img_attn.norm.key_norm.scale",)),
-    Mark("Stable Diffusion 3", ("joint_blocks.0.x_block.attn.qkv.weight",)),
-    Mark("AuraFlow", ("double_layers.0.attn.w2q.weight", "cond_seq_linear.weight")),
-    Mark("Z-Image", ("layers.0.adaLN_modulation.0.weight", "cap_embedder.0.weight")),
-    Mark("OmniGen 2", ("cap_embedder.0.weight", "ref_image_refiner.0.attn.to_q.weight")),
-    Mark("Lumina 2", ("cap_embedder.0.weight", "layers.0.adaLN_modulation.1.weight")),
-    Mark("Krea 2", ("txtfusion.projector.weight",)),
-    Mark("Ideogram 4", ("llm_cond_proj.weight",)),
-    Mark("Qwen-Image 2.1", ("txt_in.text_norm.weight",)),
-    Mark("Qwen-Image", ("txt_norm.weight", "transformer_blocks.0.img_mlp.net.0.proj.weight")),
-    Mark("HiDream-I1", ("double_stream_blocks.0.block.adaLN_modulation.1.bias",)),
-    Mark("Kandinsky 5", ("visual_transformer_blocks.0.self_attention.to_query.weight",)),
-    Mark("Anima", ("x_embedder.proj.1.weight", "blocks.0.self_attn.q_proj.weight", "llm_adapter.embed.weight")),
-    Mark("Cosmos-Predict2", ("x_embedder.proj.1.weight", "blocks.0.self_attn.q_proj.weight")),
-    Mark("Wan", ("head.modulation", "patch_embedding.weight")),
-    Mark("LTX-Video", ("patchify_proj.weight",)),
-    Mark("Stable Cascade (stage C)", ("clip_txt_mapper.weight",)),
-    Mark("Stable Cascade (stage B)", ("clip_mapper.weight",)),
-    Mark("Sana", ("blocks.0.mlp.inverted_conv.conv.weight", "blocks.0.cross_attn.q_linear.weight")),
-    Mark("PixArt", ("y_embedder.y_proj.fc1.weight", "t_block.1.weight")),
-    Mark("PixArt", ("adaln_single.emb.timestep_embedder.linear_1.weight", "pos_embed.proj.weight")),
-    Mark("HunyuanDiT", ("mlp_t5.0.weight", "blocks.0.attn1.Wqkv.weight")),
-    Mark("Stable Video Diffusion", ("input_blocks.1.0.time_stack.in_layers.0.weight",)),
-)
-"""Architectures in the order in which they must be asked; families of the registry are asked before all of them."""
 TEXT_ENCODERS = (
     "text_model.embeddings.token_embedding.weight",
     "embeddings.token_embedding.weight",
@@ -112,7 +65,16 @@ TEXT_ENCODERS = (
     "model.layers.0.self_attn.q_proj.weight",
     "model.language_model.layers.0.self_attn.q_proj.weight",
     "layers.0.self_attn.q_proj.weight",
+    "text_model.embeddings.position_embedding.weight",
+    "blk.0.attn_q.weight",
+    "enc.blk.0.attn_q.weight",
 )
+"""The last two are a GGUF file's names."""
+
+
+def named(title: str) -> str:
+    """A model of the architecture ``title``, in words and with the right article."""
+    return say("an {title} model", title=title) if title.startswith(AN) else say("a {title} model", title=title)
 
 
 def strip(header: Header) -> Header:
@@ -157,32 +119,36 @@ def classify(header: Header, path: Path | None = None) -> Found:
     bare = strip(header)
     if any(mark in name for name in header.shapes for mark in LORA_MARKS):
         base = header.metadata.get("ss_base_model_version")
-        made_for = f" for {base}" if base else ""
-        return Found(None, f"a LoRA file{made_for}, not a base model", "lora", header=header, path=path)
+        what = say("a LoRA file for {base}, not a base model", base=base) if base else say("a LoRA file, not a base model")
+        return Found(None, what, "lora", header=header, path=path)
+    foreign = next((m for m in marks.EXTENDED if m.fits(bare.shapes)), None)
+    if foreign is not None:
+        return Found(None, named(foreign.title), "single file", header=header, path=path)
     for name in registry.names():
         family = registry.get(name)
         if family.matches(bare):
-            return Found(name, f"a {family.SPEC.title} model", "single file", family.hints(bare), header, path)
-    mark = next((m for m in MARKS if m.fits(bare.shapes)), None)
+            return Found(name, named(family.SPEC.title), "single file", family.hints(bare), header, path)
+    mark = next((m for m in marks.MARKS if m.fits(bare.shapes)), None)
     if mark is not None:
-        return Found(None, f"a {mark.title} model", "single file", header=header, path=path)
+        return Found(None, named(mark.title), "single file", header=header, path=path)
     return _part_or_unknown(bare, header, path)
 
 
 def _part_or_unknown(bare: Header, header: Header, path: Path | None) -> Found:
     if any(n in bare.shapes for n in TEXT_ENCODERS):
-        return Found(None, "a text encoder alone", "text encoder", header=header, path=path)
+        return Found(None, say("a text encoder alone"), "text encoder", header=header, path=path)
     if any(
         p + "decoder.conv_in.weight" in header.shapes or p + "decoder.conv1.weight" in header.shapes
         for p in ("first_stage_model.", "vae.", "")
     ):
-        return Found(None, "a VAE alone", "vae", header=header, path=path)
+        return Found(None, say("a VAE alone"), "vae", header=header, path=path)
     common = Counter(name.split(".")[0] for name in bare.shapes).most_common(10)
     return Found(
         None,
-        "of an architecture that is not known here (its tensors: "
-        + ", ".join(f"{name}.* {n}" for name, n in common)
-        + ")",
+        say(
+            "of an architecture that is not known here (its tensors: {names})",
+            names=", ".join(f"{name}.* {n}" for name, n in common),
+        ),
         "unknown",
         header=header,
         path=path,
@@ -195,7 +161,8 @@ def identify_folder(path: Path) -> Found:
     if index:
         return from_index(index, source.part_configs(path, index), "diffusers folder", path)
     if (path.parent / "model_index.json").is_file():
-        return Found(None, f"the part {path.name!r} of the model folder {path.parent}", "unknown", path=path)
+        what = say("the part {name} of the model folder {folder}", name=path.name, folder=path.parent)
+        return Found(None, what, "unknown", path=path)
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in source.FILE_ENDINGS)
     inside = f", but {files[0].name}" if len(files) == 1 else f", but {len(files)} model files" if files else ""
     return Found(None, f"a folder without model_index.json{inside}", "unknown", path=path)
@@ -208,10 +175,10 @@ def from_index(
     for name in registry.names():
         family = registry.get(name)
         if family.matches_index(index, configs):
-            return Found(name, f"a {family.SPEC.title} model", kind, family.index_hints(index, configs), path=path)
+            return Found(name, named(family.SPEC.title), kind, family.index_hints(index, configs), path=path)
     return Found(
         None,
-        f"a model for diffusers' {index.get('_class_name', 'unknown pipeline')}, for which there is no family here",
+        say("a model for diffusers' {name}, for which there is no family here", name=index.get("_class_name", "?")),
         kind,
         path=path,
     )

@@ -61,15 +61,6 @@ def test_sd2_and_inpainting_are_told_by_shapes(tensors: dict[str, torch.Tensor])
     assert detect.classify(Header(table)).hints == {"v2": True, "in_channels": 9}
 
 
-@pytest.mark.parametrize("mark", detect.MARKS, ids=lambda m: m.title)
-def test_another_architecture_is_named_and_never_taken_for_one_of_ours(mark: detect.Mark) -> None:
-    found = detect.classify(header(*(f"model.diffusion_model.{n}" for n in mark.names)))
-    assert found.kind == "single file" and (
-        found.family is not None or mark.title in found.what or "U-Net" in found.what
-    )
-    assert found.family != "sd1"
-
-
 @pytest.mark.parametrize(
     ("names", "kind"),
     [
