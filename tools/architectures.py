@@ -36,8 +36,8 @@ def command(family: Family) -> list[str]:
     side = family.SPEC.default_resolution
     advice = ["--recommended"] if family.SPEC.recommended else []
     return ["python", family.SPEC.scripts[0], "--pretrained_model_name_or_path=model.safetensors", *files,
-            "--train_data_dir=train", "--output_dir=lora_out", f"--resolution={side},{side}", "--enable_bucket",
-            "--network_module=networks.lora", "--network_dim=16", "--network_alpha=16", "--learning_rate=1e-4",
+            "--train_data_dir=train", "--caption_extension=.txt", "--output_dir=lora_out", f"--resolution={side},{side}",
+            "--enable_bucket", "--network_module=networks.lora", "--network_dim=16", "--network_alpha=16", "--learning_rate=1e-4",
             "--max_train_steps=1600", "--mixed_precision=bf16", "--gradient_checkpointing", "--cache_latents", *advice]
 
 

@@ -16,6 +16,7 @@ from library.config.resolve import Detected, resolve
 from library.config.toml_file import read_command
 from library.data.plan import ScanRules
 from library.data.scan import scan
+from library.families.registry import by_script, get
 from library.preflight.machine import Machine
 from library.preflight.registry import context_of, later, run
 from tests.test_docs import BLOCK, PAGES, ROOT
@@ -37,19 +38,25 @@ def commands() -> Iterator[Any]:
                 yield pytest.param(found[1], shlex.split(found[2]), page, id=f"{page.name}-{number}")
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds whatever the pages' commands name."""
+    root = tmp_path_factory.mktemp("documented")
     for model in ("model.safetensors", "models/base.safetensors"):
-        write_safetensors(tmp_path / model, SD1)
+        write_safetensors(root / model, SD1)
     for folder in ("train/10_mychar", "reg/1_girl", "dataset/lineart/1", "eyes_large", "eyes_small"):
-        made = write_folder(tmp_path, folder, 6, first="mychar")
-        for picture in made.glob("*.png"):
-            write_picture(picture, (512, 640))
-    state(World(tmp_path)).rename(tmp_path / "out" / "mychar-000003-state")
-    shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("*.py"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+        for picture in write_folder(root, folder, 6, first="mychar").glob("*.png"):
+            write_picture(picture, (1536, 1920) if folder.startswith("train") else (512, 640))
+    state(World(root)).rename(root / "out" / "mychar-000003-state")
+    shutil.copytree(ROOT / "examples", root / "examples", ignore=shutil.ignore_patterns("*.py"))
+    return root
+
+
+@pytest.fixture
+def place(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, as the current folder."""
+    monkeypatch.chdir(prepared)
+    return prepared
 
 
 def test_the_pages_hold_several_commands() -> None:
@@ -58,12 +65,16 @@ def test_the_pages_hold_several_commands() -> None:
 
 @pytest.mark.parametrize(("script", "words", "page"), list(commands()))
 def test_a_command_of_the_documentation_meets_no_warning(place: Path, script: str, words: list[str], page: Path) -> None:
-    described = [text for _, text in BLOCK.findall(page.read_text(encoding="utf-8")) if "slider_strength" in text]
-    if "--dataset_config=slider.toml" in words:
+    shown = "[[targets]]" if "--prompts_file=slider.toml" in words else "slider_strength"
+    described = [text for _, text in BLOCK.findall(page.read_text(encoding="utf-8")) if shown in text]
+    if any(word.endswith("=slider.toml") for word in words):
         (place / "slider.toml").write_text(described[0], encoding="utf-8")
+    family = by_script(script) if script != "train_network.py" else get("sd1")
+    assert family is not None
     flags = read_command(words, script)
-    config = resolve(flags, lambda source, flags: Detected("sd1"))
+    config = resolve(flags, lambda source, flags: Detected(family.SPEC.name))
     plan = scan(config.data, ScanRules())
     context = replace(later(context_of(flags, Machine.fake()), config, plan), cwd=place)
-    found = run(context, ("words", "files", "data", "machine"))
+    levels = ("words", "files", "data", "machine") if family is get("sd1") else ("words", "data", "machine")
+    found = run(context, levels)  # the model file here is of SD 1
     assert [p for p in [*found, *plan.problems] if p.severity != "note"] == []
