@@ -282,6 +282,12 @@ RULES: tuple[Rule, ...] = (
         "It needs --train_data_dir, where its pictures are.",
         "Add --train_data_dir=folder.",
     ),
+    Rule(
+        "--blocks_to_swap",
+        lambda f: bool(f["blocks_to_swap"]) and f["torch_compile"],
+        "Compiled blocks cannot leave the GPU: --torch_compile and --blocks_to_swap exclude each other.",
+        "Remove one of the two; --blocks_to_swap where memory is short.",
+    ),
 )
 
 POSITIVE = (
@@ -326,6 +332,7 @@ NOT_NEGATIVE = (
     "initial_step",
     "seed",
     "early_stopping_patience",
+    "blocks_to_swap",
 )
 PARTS = ("caption_dropout_rate", "caption_tag_dropout_rate", "validation_split", "network_dropout")
 """Settings between 0 and 1."""
@@ -355,6 +362,7 @@ ZERO_IS_OFF = (
     "keep_tokens",
     "ddp_timeout",
     "lr_scheduler_min_lr_ratio",
+    "blocks_to_swap",
 )
 """Settings in which 0, as front ends write it, means that the thing is not wanted."""
 

@@ -278,6 +278,8 @@ class MachineConfig:
     attention: Literal["sdpa", "xformers", "math", "flash"] = "sdpa"
     gradient_checkpointing: bool = False
     cpu_offload_checkpointing: bool = False
+    blocks_to_swap: int = 0
+    """Blocks of the denoiser that wait in main memory; more than 0 needs gradient checkpointing."""
     lowram: bool = False
     torch_compile: bool = False
     dynamo_backend: str = "inductor"

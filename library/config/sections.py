@@ -237,6 +237,7 @@ def attention(flags: Flags) -> str:
 
 
 def machine(flags: Flags) -> MachineConfig:
+    swapped = flags.maybe("blocks_to_swap") or 0
     return MachineConfig(
         mixed_precision=flags["mixed_precision"],
         full_fp16=flags["full_fp16"],
@@ -245,8 +246,9 @@ def machine(flags: Flags) -> MachineConfig:
         fp8_base_unet=flags["fp8_base_unet"],
         no_half_vae=flags["no_half_vae"],
         attention=attention(flags),
-        gradient_checkpointing=flags["gradient_checkpointing"] or flags["cpu_offload_checkpointing"],
+        gradient_checkpointing=flags["gradient_checkpointing"] or flags["cpu_offload_checkpointing"] or swapped > 0,
         cpu_offload_checkpointing=flags["cpu_offload_checkpointing"],
+        blocks_to_swap=swapped,
         lowram=flags["lowram"],
         torch_compile=flags["torch_compile"],
         dynamo_backend=flags["dynamo_backend"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from library.flags.flag import FAMILY, Flag, group, otherwise, stops
-from library.flags.scripts import ANIMA, FLOW_SCRIPTS, FLUX, HUNYUAN, LATER_SCRIPTS, LUMINA, NETWORK, SD3
+from library.flags.scripts import ANIMA, FLOW_SCRIPTS, FLUX, HUNYUAN, LATER_SCRIPTS, LUMINA, NETWORK, SD3, SDXL
 
 SHIFTS = ("sigma", "uniform", "sigmoid", "shift", "flux_shift")
 PART_RATES = stops(
@@ -237,9 +237,9 @@ SAVERS = group(
     Flag(
         "blocks_to_swap",
         int,
-        help="Blocks of the model that wait in main memory.",
-        scripts=FLOW_SCRIPTS,
-        served=otherwise("concerns memory alone; no blocks are swapped."),
+        help="So many blocks of the frozen model wait in main memory and visit the GPU one by one; slower, much less "
+        "memory. Switches gradient checkpointing on.",
+        columns={NETWORK: {"ours": True}, SDXL: {"ours": True}},
     ),
     Flag(
         "split_mode",
