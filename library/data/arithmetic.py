@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from library.util.said import say
+
 from .loading import StepPlan
 from .plan import DatasetPlan
 
@@ -63,15 +65,17 @@ def of_plan(plan: DatasetPlan, steps: StepPlan) -> Arithmetic:
 def in_words(figures: Arithmetic) -> list[str]:
     """The sum as a person would write it down; a second line where regularisation pictures lengthen the run."""
     whole = figures.repeated + figures.reg
-    pictures = f"{figures.images} pictures, {figures.repeated} with repeats"
-    pictures += f", {whole} with as many regularisation pictures" if figures.reg else ""
-    exact = math.ceil(whole / figures.batch) if figures.batch else 0
-    rounded = "" if figures.per_epoch == exact else " (buckets fill their own batches)"
-    length = f"x {figures.epochs} epochs = {figures.steps} steps"
-    if figures.steps != figures.per_epoch * figures.epochs:
-        length = f"stopped after {figures.steps} steps, in epoch {figures.epochs}"
-    lines = [f"{pictures} / batch {figures.batch} = {figures.per_epoch} steps an epoch{rounded}, {length}"]
+    pictures = say("{images} pictures, {repeated} with repeats", images=figures.images, repeated=figures.repeated)
     if figures.reg:
-        lines.append(f"the regularisation pictures make an epoch {figures.share:.3g} times as long: "
-                     "beside each training picture comes one of them")
+        pictures = say("{pictures}, {whole} with as many regularisation pictures", pictures=pictures, whole=whole)
+    exact = math.ceil(whole / figures.batch) if figures.batch else 0
+    rounded = "" if figures.per_epoch == exact else say(" (buckets fill their own batches)")
+    length = say("x {epochs} epochs = {steps} steps", epochs=figures.epochs, steps=figures.steps)
+    if figures.steps != figures.per_epoch * figures.epochs:
+        length = say("stopped after {steps} steps, in epoch {epochs}", epochs=figures.epochs, steps=figures.steps)
+    lines: list[str] = [say("{pictures} / batch {batch} = {per_epoch} steps an epoch{rounded}, {length}", pictures=pictures,
+                            batch=figures.batch, per_epoch=figures.per_epoch, rounded=rounded, length=length)]
+    if figures.reg:
+        lines.append(say("the regularisation pictures make an epoch {share:.3g} times as long: "
+                         "beside each training picture comes one of them", share=figures.share))
     return lines
