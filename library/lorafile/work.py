@@ -22,14 +22,14 @@ def each(what: str, items: Sequence[Item], function: Callable[[Item], Result], d
     threads = torch.get_num_threads()
     workers = threads if (device or "cpu").startswith("cpu") else 1
     if workers < 2 or len(items) < 2:
-        yield from _shown(what, map(_without_gradients(function), items), len(items))
+        yield from shown(what, map(_without_gradients(function), items), len(items))
         return
     from concurrent.futures import ThreadPoolExecutor
 
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(1)) as pool:
-            yield from _shown(what, pool.map(_without_gradients(function), items), len(items))
+            yield from shown(what, pool.map(_without_gradients(function), items), len(items))
     finally:
         torch.set_num_threads(threads)
 
@@ -44,7 +44,8 @@ def _without_gradients(function: Callable[[Item], Result]) -> Callable[[Item], R
     return quiet
 
 
-def _shown(what: str, results: Iterator[Result], count: int) -> Iterator[Result]:
+def shown(what: str, results: Iterator[Result], count: int) -> Iterator[Result]:
+    """``results`` behind a progress bar, where they are many and somebody looks."""
     if count < FEW or not sys.stderr.isatty():
         return results
     from tqdm import tqdm

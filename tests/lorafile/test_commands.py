@@ -18,7 +18,7 @@ SCRIPTS = ["networks/resize_lora.py", "networks/merge_lora.py", "networks/sdxl_m
            "networks/check_lora_weights.py", "tools/show_metadata.py", "networks/merge_lora_old.py", "networks/flux_merge_lora.py",
            "networks/convert_flux_lora.py", "networks/convert_anima_lora_to_comfy.py",
            "networks/convert_hunyuan_image_lora_to_comfy.py", "tools/merge_models.py", "tools/resize_images_to_resolution.py",
-           "tools/convert_diffusers20_original_sd.py"]
+           "tools/convert_diffusers20_original_sd.py", "networks/lora_interrogator.py"]
 
 
 def tool(script):
