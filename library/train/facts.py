@@ -14,6 +14,7 @@ from library.config.run_config import RunConfig
 from library.config.show import settings
 from library.data.plan import DatasetPlan
 from library.families.interface import Family, Parts
+from library.flags.hidden import shown_words
 from library.optim.optimizers import Created
 from library.report.record import DataLine, RunReport, Setting
 from library.save import hashes
@@ -91,7 +92,7 @@ def report(config: RunConfig, family: Family, plan: DatasetPlan, argv: list[str]
     """The beginnings of the run's report: settings with their origins, data, the command to repeat it."""
     return RunReport(
         name=config.save.output_name, output_dir=config.save.output_dir,
-        command=mask(" ".join(_quoted(word) for word in ["accelerate", "launch", config.script, *argv])),
+        command=mask(" ".join(_quoted(word) for word in ["accelerate", "launch", config.script, *shown_words(argv)])),
         program=program(), base_model=mask(config.model.source), family=family.SPEC.title,
         settings=[Setting(*one) for one in settings(config)],
         data=[DataLine(one.name, one.images, one.config.num_repeats, one.captioned, one.config.is_reg,

@@ -16,9 +16,12 @@ _SHAPES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...
     (re.compile(r"\b(xox[abprs]-)[A-Za-z0-9\-]{10,}"), rf"\1{MASK}"),
     (re.compile(r"\b(AKIA|ASIA)[0-9A-Z]{12,}\b"), rf"\1{MASK}"),
     (re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9._\-+/=]{8,}"), rf"\1{MASK}"),
-    (re.compile(r"(?i)([?&](?:token|key|api_key|apikey|access_token|auth|signature|x-amz-signature)=)[^&\s\"'<>]+"),
+    (re.compile(r"(?i)([?&](?:token|key|api[_-]?key|access_token|auth|signature|sig|password|x-amz-[a-z-]+)=)[^&\s\"'<>]+"),
      rf"\1{MASK}"),
     (re.compile(r"(?i)(://[^/\s:@]+:)[^/\s@]+(@)"), rf"\1{MASK}\2"),
+    (re.compile(r"(?i)(https?://)[^/\s:@?#]+(@)"), rf"\1{MASK}\2"),
+    (re.compile(r"\b(AIza)[0-9A-Za-z_\-]{30,}"), rf"\1{MASK}"),
+    (re.compile(r"\b(eyJ)[\w\-]{10,}\.[\w\-]{10,}\.[\w\-]{10,}"), rf"\1{MASK}"),
     (re.compile(r"(?i)\b([a-z0-9_\-]*(?:api[_\-]?key|token|secret|passwd|password)[\"']?\s*[=:]\s*[\"']?)"
                 r"(?=[^\s\"',;]*\d)[A-Za-z0-9._\-+/=]{12,}"), rf"\1{MASK}"),
     # A bare 40-digit hexadecimal word preceded by a word that names the service (old wandb keys look so).
