@@ -174,8 +174,8 @@ def remarks(key: str, answers: Mapping[str, Any], facts: Facts) -> list[str]:
     if key != "max_train_epochs":
         return []
     one = counted(answers, facts, 1)
-    lines = [say("{per_epoch} steps an epoch; aimed at about {target} steps in all, {why}.", per_epoch=one.per_epoch,
-                 target=target(answers, facts), why=say(usual(answers).why))]
+    lines = [say("{per_epoch} steps an epoch; aimed at about {target} steps in all: {steps} is {why}.", per_epoch=one.per_epoch,
+                 target=target(answers, facts), steps=usual(answers).steps, why=say(usual(answers).why))]
     if PURPOSES[answers["purpose"]].length != 1:
         lines.append(say("A style takes {times:g} times as many.", times=PURPOSES[answers["purpose"]].length))
     if facts.half_repeats:

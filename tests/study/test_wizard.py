@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from library.data.arithmetic import FolderCount
+from library.families import registry
 from library.study import wizard, wizard_talk
 from library.study.wizard_questions import PURPOSES, QUESTIONS, Wrong, bare, picture_folder, scheduler
 from library.util.records import UserError
@@ -81,6 +82,7 @@ def test_a_style_has_no_trigger_a_lower_rate_and_more_epochs():
 
 
 def test_a_model_that_needs_half_the_repeats_gets_half_the_epochs():
+    assert set(program.HALF_REPEATS) <= set(registry.names())
     assert talked([FolderCount(20, 5)], half=True)["max_train_epochs"] * 2 == talked([FolderCount(20, 5)])["max_train_epochs"]
 
 
