@@ -372,6 +372,11 @@ class AdapterNetwork(nn.Module):
         self.requires_grad_(True)
         self._freeze_fixed()
 
+    def largest_change(self) -> float:
+        """Largest Frobenius norm of an adapter's change of weight: 0 where nothing was learned yet."""
+        with torch.no_grad():
+            return max(float(adapter.norm()) for adapter in self.adapters)
+
     def on_epoch_start(self, text_encoder: Any = None, unet: Any = None) -> None:
         """Dropouts act from here on."""
         self.train()

@@ -127,6 +127,7 @@ class ForeignNetwork(nn.Module):
         self._inner = (inner,)
         self.names = names
         self._multiplier = multiplier
+        self._start: list[float] = []
         # One set of modules and parameters under two faces, so that state_dict has the file's keys.
         for registry in ("_modules", "_parameters", "_buffers"):
             self.__dict__[registry] = inner.__dict__[registry]
@@ -258,6 +259,18 @@ class ForeignNetwork(nn.Module):
     def prepare_grad_etc(self, text_encoder: Any = None, unet: Any = None) -> None:
         self.requires_grad_(True)
         self._maybe("prepare_grad_etc", text_encoder, unet)
+        self._start = self._sums()
+
+    def largest_change(self) -> float:
+        """How far the sum of a weight's magnitudes has moved since training began, the farthest one's.
+
+        What the weights amount to only the package knows; that none has moved shows in their sums.
+        """
+        return max((abs(now - start) for now, start in zip(self._sums(), self._start, strict=True)), default=0.0)
+
+    def _sums(self) -> list[float]:
+        with torch.no_grad():
+            return [float(weight.double().abs().sum()) for weight in self.parameters()]
 
     def on_epoch_start(self, text_encoder: Any = None, unet: Any = None) -> None:
         self.train()

@@ -41,7 +41,7 @@ class Guarding(Idle):
         kept = self.saving.keep_last_good(session) if ends else ""
         self.tell(session, self.loss.check(log.step, log.loss, lambda: first_bad(session), kept))
         self.tell(session, self.rise.check(log.step, log.loss))
-        self.tell(session, self.zero.check(log.step - self.first_step, lambda: largest_change(session)))
+        self.tell(session, self.zero.check(log.step - self.first_step, session.network.largest_change))
         self.tell(session, self.slow.check(log.step, seconds))
 
     def tell(self, session: Session, problem: Problem | None) -> None:
@@ -118,7 +118,3 @@ def first_bad(session: Session) -> str:
                           for prefix, model in models for name, tensor in model.named_parameters())
 
 
-def largest_change(session: Session) -> float:
-    """Largest magnitude among the adapter's weights that begin at zero (the ``up`` half of a LoRA)."""
-    with torch.no_grad():
-        return max(float(adapter.norm()) for adapter in session.network.adapters)

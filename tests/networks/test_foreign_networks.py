@@ -213,11 +213,14 @@ def test_lycoris_algorithm_trains_saves_and_goes_on(algo, tmp_path):
     plain = output(text, unet)
     groups, words = network.prepare_optimizer_params([1e-2], 1e-2, 1e-2)
     assert words == ["textencoder", "unet"]
+    network.prepare_grad_etc([text], unet)
+    assert network.largest_change() == 0.0
     optimizer = torch.optim.AdamW(groups)
     for _ in range(2):
         output(text, unet).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
+    assert network.largest_change() > 0.0
     network.eval()
     trained = output(text, unet)
     assert not torch.allclose(trained, plain, atol=1e-5)
