@@ -60,7 +60,8 @@ def difference(name: str, tuned: Sequence[Slot], original: Sequence[Slot]) -> to
         if a.shape != b.shape:
             told = f"{keys.shape_text(a.shape)} in the tuned model, {keys.shape_text(b.shape)} in the original"
             raise UserError(Problem("--model_tuned", f"{name} is {told}", "Give two models of one architecture."))
-    delta = torch.cat([a - b for a, b in weights])
+    deltas = [a.sub_(b) for a, b in weights]  # in place: the weights were read for this alone
+    delta = deltas[0] if len(deltas) == 1 else torch.cat(deltas)
     # Files name the original's module, whose halves may stand in the other order.
     return torch.cat(delta.chunk(2)[::-1]) if tuned[0].target.halves_swapped else delta
 
@@ -91,7 +92,7 @@ def extract(original: ModelFile, tuned: ModelFile, request: ExtractRequest) -> t
         flat = delta.flatten(1)
         kernel = tuple(delta.shape[2:])
         up, down = decompose(flat, _rank_for(groups[name][0], request), request)
-        report = Extracted(name, len(down), *lost(flat, up, down), float(flat.abs().max()))
+        report = Extracted(name, len(down), *lost(flat, up, down), float(max(flat.max(), -flat.min())))
         return kinds.as_lora((up, down), kernel, float(len(down)), up.dtype), report
 
     done = list(each("extracting", list(groups), one, request.device))

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
 
 DynamicMethod = Literal["sv_ratio", "sv_fro", "sv_cumulative"]
+SLICE = 1 << 22
+"""Values of a matrix that are looked at in one piece."""
 NOTHING = 1e-6
 """A matrix whose largest singular value is not above this counts as zero (kohya's bound)."""
 
@@ -77,8 +79,14 @@ def random_svd(matrix: torch.Tensor, rank: int, power: int = 4, spare: int = 16,
 
 def lost(matrix: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> tuple[float, float]:
     """Squared Frobenius norms of (matrix - up @ down, matrix)."""
-    rest = matrix.float() - up.float() @ down.float()
-    return float(rest.double().pow(2).sum()), float(matrix.double().pow(2).sum())
+    rest = whole = 0.0
+    # In slices of rows: sums want fp64, of which a whole layer is four times the file's share.
+    step = max(1, SLICE // matrix.shape[1])
+    for rows, left in zip(matrix.split(step), up.split(step), strict=True):
+        wanted = rows.float()
+        rest += float((wanted - left.float() @ down.float()).double().pow(2).sum())
+        whole += float(wanted.double().pow(2).sum())
+    return rest, whole
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Slot:
 
         with weights.Reader() as reader:
             pieces = [reader.read(place, torch.float32) for place in self.weight]
-        return torch.cat(pieces).reshape(self.target.module.weight.shape)
+        return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).reshape(self.target.module.weight.shape)
 
 
 @dataclass(frozen=True)
