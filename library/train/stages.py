@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from library.config.run_config import RunConfig
+from library.config.run_config import RunConfig, TextSliderConfig
 from library.config.show import to_json
 from library.config.toml_text import read_settings
 from library.data import arithmetic
@@ -67,7 +67,7 @@ def material(config: RunConfig, family: Family, plan: DatasetPlan) -> Material:
     steps = step_plan(plan, config.loop, processes) if plan.parts else prompt_steps(config.loop, processes)
     check_lengths(steps)
     length = Length(steps.epochs, steps.steps, steps.batches, steps.accumulation, processes)
-    announce(config, plan, steps)
+    announce(config.text, plan, steps)
     seeds.seed_everything(config.loop.seed)
     precision = decide_precision(config.machine, prepare.has_accelerator())
     with accelerator.local_main_process_first():  # a model that must be fetched is fetched once
@@ -97,7 +97,7 @@ def memory_in_use() -> int:
     return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
 
 
-def announce(config: RunConfig, plan: DatasetPlan, steps: StepPlan) -> None:
+def announce(texts: TextSliderConfig | None, plan: DatasetPlan, steps: StepPlan) -> None:
     """The lines that people and front ends read before the first step; wording as kohya's."""
     for one in plan.subsets:
         what = "regularization" if one.config.is_reg else "train"
@@ -106,8 +106,8 @@ def announce(config: RunConfig, plan: DatasetPlan, steps: StepPlan) -> None:
         if rules.enabled:
             table = ", ".join(f"{width}x{height}: {count}" for (width, height), count in plan.bucket_counts(part))
             log.info("buckets at batch size %d: %s", settings.batch_size, table)
-    if config.text is not None:
-        log.info("%s: %d pairs of texts", config.text.file.name, len(config.text.pairs))
+    if texts is not None:
+        log.info("%s: %d pairs of texts", texts.file.name, len(texts.pairs))
     log.info("num train images * repeats: %d", plan.images())
     log.info("num reg images: %d", sum(plan.reg_images(part) for part in range(len(plan.parts))))
     log.info("num batches per epoch: %d", steps.batches)

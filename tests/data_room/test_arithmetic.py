@@ -73,6 +73,6 @@ def test_a_run_announces_the_arithmetic(caplog):
 
     plan = planned(13, 36, 1, reg=400)
     with caplog.at_level("INFO"):
-        announce(plan, step_plan(plan, loop(3)))
+        announce(None, plan, step_plan(plan, loop(3)))
     assert "total optimization steps: 2808" in caplog.messages
     assert caplog.messages[-2].endswith("x 3 epochs = 2808 steps") and "2 times as long" in caplog.messages[-1]

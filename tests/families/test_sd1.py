@@ -250,7 +250,7 @@ def test_another_vae_replaces_the_models_own(
     single_file: Path, tiny: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     tiny_layout(monkeypatch, tiny)
-    monkeypatch.setattr(sd1, "_layout", lambda: sd1.Layout(sd1._texts, sd1._configs, sd1._configs(None)))
+    monkeypatch.setattr(sd1, "layout", lambda: sd1.Layout(sd1._texts, sd1._configs, sd1._configs(None)))
     other = sd1.tiny(5)
     path = tmp_path / "vae.safetensors"
     if form == "original file":
