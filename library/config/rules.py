@@ -283,6 +283,12 @@ RULES: tuple[Rule, ...] = (
         "Add --train_data_dir=folder.",
     ),
     Rule(
+        "--base_quantization",
+        lambda f: bool(f["base_quantization"]) and (f["fp8_base"] or f["fp8_base_unet"]),
+        "The model's weights are kept either in fp8 or in {base_quantization}.",
+        "Remove --fp8_base (and --fp8_base_unet), or --base_quantization.",
+    ),
+    Rule(
         "--blocks_to_swap",
         lambda f: bool(f["blocks_to_swap"]) and f["torch_compile"],
         "Compiled blocks cannot leave the GPU: --torch_compile and --blocks_to_swap exclude each other.",

@@ -278,8 +278,15 @@ class MachineConfig:
     attention: Literal["sdpa", "xformers", "math", "flash"] = "sdpa"
     gradient_checkpointing: bool = False
     cpu_offload_checkpointing: bool = False
+    base_quantization: Literal["nf4", "int8"] | None = None
     blocks_to_swap: int = 0
     """Blocks of the denoiser that wait in main memory; more than 0 needs gradient checkpointing."""
+
+    @property
+    def denoiser_waits(self) -> bool:
+        """Whether the denoiser is loaded into main memory, because it does not go to the device as it is."""
+        return self.blocks_to_swap > 0 or self.base_quantization is not None
+
     lowram: bool = False
     torch_compile: bool = False
     dynamo_backend: str = "inductor"

@@ -248,6 +248,7 @@ def machine(flags: Flags) -> MachineConfig:
         attention=attention(flags),
         gradient_checkpointing=flags["gradient_checkpointing"] or flags["cpu_offload_checkpointing"] or swapped > 0,
         cpu_offload_checkpointing=flags["cpu_offload_checkpointing"],
+        base_quantization=flags["base_quantization"],
         blocks_to_swap=swapped,
         lowram=flags["lowram"],
         torch_compile=flags["torch_compile"],

@@ -22,6 +22,13 @@ FLAGS = group(
         "Use what is documented as good for the base model's architecture wherever nothing else is asked for.",
         ours=True,
     ),
+    Flag(
+        "base_quantization",
+        help="Keep the linear layers of the frozen model's blocks in 4 bits (nf4, about a quarter of the memory) or 8 bits "
+        "(int8); saves most with --gradient_checkpointing.",
+        choices=("nf4", "int8"),
+        ours=True,
+    ),
     Flag("epoch_digits", int, 6, "Digits of the epoch number in file names.", ours=True),
     Flag(
         "number_last",

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from library.config.run_config import NetworkConfig, RunConfig
+from library.config.run_config import MachineConfig, NetworkConfig, RunConfig
 from library.families import registry as families, targets
 from library.families.interface import Family, LoadRequest, Parts
 from library.optim import optimizers, schedules
@@ -21,7 +21,7 @@ from library.util.records import Target, UserError
 from networks import registry as networks
 from networks.registry import NetworkRequest
 
-from . import checkpointing, eight_bit, swapping
+from . import checkpointing, eight_bit, quantised, swapping
 from .encoding import ImageEncoder
 from .loop import Length
 from .session import Precision, Session, decide_precision, loss_functions, noise_options
@@ -64,19 +64,32 @@ def _deepspeed(config: RunConfig) -> Any:
 
 
 def load(config: RunConfig, family: Family, device: torch.device, precision: Precision) -> Parts:
-    """Load the base model, frozen and in evaluation mode, on ``device``; a denoiser that is swapped waits on the CPU."""
-    model, swapped = config.model, config.machine.blocks_to_swap
+    """Load the base model, frozen and in evaluation mode, on ``device``; ``settle`` takes a denoiser there that waits."""
+    model, waits = config.model, config.machine.denoiser_waits
     options = families.make_options(family, model.options | {
         "clip_skip": model.clip_skip, "max_token_length": model.max_token_length,
         "weighted_captions": model.weighted_captions})
     parts = family.load(LoadRequest(
         source=model.source, options=options, dtype=DTYPE_NAMES[precision.base], vae=model.vae,
-        vae_dtype=DTYPE_NAMES[precision.vae], device="cpu" if swapped else str(device)))
-    for part in [parts.vae, *parts.text_encoders] if swapped else []:
+        vae_dtype=DTYPE_NAMES[precision.vae], device="cpu" if waits else str(device)))
+    for part in [parts.vae, *parts.text_encoders] if waits else []:
         part.to(device)
     for part in [parts.denoiser, parts.vae, *parts.text_encoders]:
         part.requires_grad_(False).eval()
     return parts
+
+
+def settle(machine: MachineConfig, denoiser: Any, device: torch.device) -> None:
+    """Make a frozen denoiser that waits on the CPU as small as was asked for, and put it on the device, or most of it.
+
+    The adapter is on it already: its first weights, and what is merged before, need the weights as they are.
+    """
+    if machine.base_quantization:
+        quantised.quantise(denoiser, machine.base_quantization, device)
+    if machine.blocks_to_swap:
+        swapping.swap(denoiser, machine.blocks_to_swap, device)
+    elif machine.denoiser_waits:
+        denoiser.to(device)
 
 
 def set_attention(config: RunConfig, parts: Parts) -> None:
@@ -141,8 +154,7 @@ def prepare(config: RunConfig, family: Family, parts: Parts, network: Any, accel
     """Stage 8: optimizer, schedule and objective as objects -> the session and what the optimizer told of itself."""
     precision = decide_precision(config.machine, has_accelerator())
     network.to(accelerator.device, precision.adapter)
-    if config.machine.blocks_to_swap:
-        swapping.swap(parts.denoiser, config.machine.blocks_to_swap, accelerator.device)
+    settle(config.machine, parts.denoiser, accelerator.device)
     asked = config.optimizer
     rates = asked.text_encoder_lr or None
     groups, names = network.prepare_optimizer_params(rates[0] if rates and len(rates) == 1 else rates,

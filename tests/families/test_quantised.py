@@ -1,0 +1,79 @@
+"""A base in 4 or 8 bits: adapters are trained on exactly the model that the kept numbers stand for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from test_contract import cond_of, noised_latents
+
+from library.config.run_config import MachineConfig
+from library.families import registry
+from library.train import checkpointing, quantised
+from library.train.prepare import settle
+from library.util.records import UserError
+from networks import registry as networks
+from networks.request import NetworkRequest
+
+CPU = torch.device("cpu")
+
+
+def widened(model: torch.nn.Module, kind: str) -> None:
+    """Put what quantised weights stand for into plain layers."""
+    way = quantised.WAYS[kind]
+    for block in quantised.swapping.blocks(model):
+        for layer in (m for m in block.modules() if isinstance(m, torch.nn.Linear)):
+            layer.weight.data = way.widen(*way.store(layer.weight.data), layer.weight.shape, layer.weight.dtype)
+
+
+def gradients(name: str, change: Any) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
+    family = registry.get(name)
+    parts = family.tiny(0)
+    torch.manual_seed(0)
+    targets = [t for t in family.adapter_targets(parts) if t.root == "denoiser"]
+    network = networks.attach("networks.lora", NetworkRequest(
+        targets=targets, dim=2, alpha=2, vae=parts.vae, text_encoders=[], denoiser=parts.denoiser, train_text_encoder=False))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    network.prepare_grad_etc([], parts.denoiser)
+    checkpointing.enable(parts.denoiser, [], checkpointing.checkpoint_function(network))
+    change(parts.denoiser)
+    noised, cond = noised_latents(family, parts), cond_of(family, parts)
+    family.predict(parts, noised, cond).square().mean().backward()
+    return {key: p.grad for key, p in network.named_parameters() if p.grad is not None}, parts.denoiser
+
+
+@pytest.mark.parametrize("swapped", [0, 2])
+@pytest.mark.parametrize("kind", quantised.WAYS)
+@pytest.mark.parametrize("name", ["zimage"])
+def test_adapters_see_the_quantised_model_and_its_gradients(name: str, kind: str, swapped: int) -> None:
+    machine = MachineConfig(base_quantization=kind, blocks_to_swap=swapped)
+    found, model = gradients(name, lambda denoiser: settle(machine, denoiser, CPU))
+    expected, plain = gradients(name, lambda denoiser: widened(denoiser, kind))
+    exact, _ = gradients(name, lambda denoiser: None)
+    assert found.keys() == expected.keys() and expected
+    assert all(torch.allclose(found[key], expected[key], rtol=1e-4, atol=1e-6) for key in expected)
+    assert not all(torch.allclose(found[key], exact[key], rtol=1e-4, atol=1e-6) for key in exact)
+    assert held(model) < held(plain)
+
+
+def held(model: torch.nn.Module) -> int:
+    return sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+
+
+@pytest.mark.parametrize(("kind", "bits", "error"), [("nf4", 4.5, 0.1), ("int8", 8.125, 0.01)])
+def test_a_weight_takes_as_many_bits_as_promised(kind: str, bits: float, error: float) -> None:
+    layer = torch.nn.Linear(256, 64, bias=False).requires_grad_(False)
+    exact, model = layer.weight.clone(), torch.nn.Module()
+    model._repeated_blocks, model.block = ["Linear"], layer
+    assert quantised.quantise(model, kind, CPU) == 1
+    assert held(layer) * 8 / exact.numel() == pytest.approx(bits, abs=0.05)
+    assert (layer.weight - exact).norm() / exact.norm() < error
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantised, "installed", lambda name: False)
+    with pytest.raises(UserError) as refused:
+        quantised.quantise(registry.get("sd1").tiny(0).denoiser, "nf4", CPU)
+    assert "pip install bitsandbytes" in refused.value.problems[0].remedy
