@@ -60,7 +60,8 @@ def write_tokenizer(folder: Path) -> GemmaTokenizer:
     tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", SPACE, *(f"<0x{i:02X}>" for i in range(256)),
               *(chr(c) for c in range(33, 127)), *("".join(pair) for pair in ranks)]  # fmt: skip
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
-    made = GemmaTokenizer(vocab=vocabulary, merges=list(ranks), model_max_length=512, padding_side="right")
+    made = GemmaTokenizer(vocab=vocabulary, merges=list(ranks), model_max_length=512, padding_side="right",
+                         add_bos_token=True)
     made.save_pretrained(folder)
     return made
 
