@@ -9,6 +9,7 @@ import pytest
 
 import train_network
 from library.flags import SCRIPTS
+from library.flags.scripts import SAME_FLAGS
 from library.train_util import BucketManager, NetworkTrainer, flags_of_namespace, read_config_from_file
 from library.util.records import UserError
 
@@ -16,13 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 NOT_YET = [script for script in SCRIPTS if script.split("_train")[0] in ("lumina", "hunyuan_image", "anima")]
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", (*SCRIPTS, *SAME_FLAGS))
 def test_every_script_of_kohya_is_there_and_helps(script):
     done = subprocess.run([sys.executable, str(ROOT / script), "--help"], capture_output=True, text=True, encoding="utf-8",
                           cwd=ROOT / "tests")
     assert done.returncode == 0, done.stderr
     assert script in done.stdout and "--network_dim N" in done.stdout
-    assert ("\n  --disable_mmap_load_safetensors" in done.stdout) == (script != "train_network.py")
+    assert ("\n  --disable_mmap_load_safetensors" in done.stdout) == (SAME_FLAGS.get(script, script) != "train_network.py")
 
 
 @pytest.mark.parametrize("script", NOT_YET)

@@ -39,16 +39,8 @@ class Response:
     """How far the model's answer moves along the slider's own axis at each of ``STRENGTHS``; 1 = half the way between its ends."""
 
     projections: tuple[float, ...]
-    losses: tuple[float, ...]
-    """Mean loss on both sides' pictures at these multiples of their strength."""
-
-    @property
-    def factor(self) -> float:
-        """The multiple at which the pictures are met best; 1 where the loss has no minimum."""
-        import numpy as np
-
-        curve, slope, _ = np.polyfit(STRENGTHS, self.losses, 2)
-        return float(np.clip(-slope / (2 * curve), LEAST, MOST)) if curve > 0 and slope < 0 else 1.0
+    factor: float
+    """How many times what was trained strength 1 of the file is."""
 
     @property
     def linearity(self) -> float:
@@ -69,6 +61,19 @@ class Response:
                 "ss_slider_factor": f"{self.factor:.4f}", "ss_slider_linearity": f"{self.linearity:.4f}",
                 "ss_slider_asymmetry": f"{self.asymmetry:.4f}",
                 "ss_slider_response": ",".join(f"{s:g}:{p:.4f}" for s, p in zip(STRENGTHS, self.projections, strict=True))}
+
+
+def within_bounds(factor: float) -> float:
+    """The factor, kept between ``LEAST`` and ``MOST``; 1 for one that is no positive number."""
+    return min(MOST, max(LEAST, factor)) if factor > 0 else 1.0
+
+
+def best_multiple(losses: Sequence[float]) -> float:
+    """The multiple at which a parabola through the losses at ``STRENGTHS`` is lowest; 1 where it has no minimum."""
+    import numpy as np
+
+    curve, slope, _ = np.polyfit(STRENGTHS, losses, 2)
+    return within_bounds(float(-slope / (2 * curve))) if curve > 0 and slope < 0 else 1.0
 
 
 def measure(session: Session, batches: Iterable[Batch], seed: int) -> Response | None:
@@ -94,7 +99,7 @@ def measure(session: Session, batches: Iterable[Batch], seed: int) -> Response |
         return None
     projections, losses = (tuple(sum(column) / len(found) for column in zip(*rows, strict=True))
                            for rows in zip(*found, strict=True))
-    return Response(projections, losses)
+    return Response(projections, best_multiple(losses))
 
 
 def _looked_at(session: Session, side: Batch) -> tuple[list[float], list[float]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -91,24 +92,27 @@ def build(session: Session, conds: Mapping[str, Cond], with_pictures: bool) -> G
     grouped: dict[tuple[Any, float], list[PromptPair]] = {}
     for pair in config.pairs:
         grouped.setdefault((pair.size or (side, side), pair.strength), []).append(pair)
-    groups = [Group(tuple(pairs), size) for (size, _), pairs in grouped.items()]
-    if config.states == "pool" and not with_pictures:
-        log.info("drawing %d pictures of the texts with the base model", config.pool)
-        count = -(-config.pool // len(groups))
-        groups = [Group(group.pairs, group.size, _pool(session, group, conds, count)) for group in groups]
-    return Guide(config, conds, tuple(groups))
+    guide = Guide(config, conds, tuple(Group(tuple(pairs), size) for (size, _), pairs in grouped.items()))
+    if config.states != "pool" or with_pictures:
+        return guide
+    log.info("drawing %d pictures of the texts with the base model", config.pool)
+    count = -(-config.pool // len(guide.groups))
+    return replace(guide, groups=tuple(
+        replace(group, latents_NCHW=drawn(session, guide, group.size, list(islice(_both_ends(group.pairs), count)), 0.0, "states"))
+        for group in guide.groups))
 
 
-def _pool(session: Session, group: Group, conds: Mapping[str, Cond], count: int) -> torch.Tensor:
-    config = session.config
-    assert config.text is not None
+def drawn(session: Session, guide: Guide, size: tuple[int, int], texts: list[str], strength: float,
+          purpose: str) -> torch.Tensor:
+    """Latents (NCHW, on the CPU) of the texts' pictures at a strength; each has its own noise, which follows from ``purpose``."""
+    config = guide.config
     options = SampleOptions(schedule=session.schedule, device=session.device, autocast=session.precision.autocast,
-                            modules=(session.network,), conds=conds)
-    lines = [PromptLine(text, width=group.size[0], height=group.size[1], scale=config.text.guidance,
-                        seed=seeds.derive(config.loop.seed, "states", *group.size, number) % 2**32,
-                        steps=min(MOST_STEPS, config.text.denoising_steps))
-             for number, text in zip(range(count), _both_ends(group.pairs), strict=False)]
-    with session.multiplier(0.0):
+                            modules=(session.network,), conds=guide.conds)
+    lines = [PromptLine(text, width=size[0], height=size[1], scale=config.guidance,
+                        seed=seeds.derive(session.config.loop.seed, purpose, *size, number) % 2**32,
+                        steps=min(MOST_STEPS, config.denoising_steps))
+             for number, text in enumerate(texts)]
+    with session.multiplier(strength):
         return draw_latents(session.family, session.parts, lines, options).cpu()
 
 

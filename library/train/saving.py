@@ -15,6 +15,7 @@ from library.save import metadata, names, weights
 from library.save.record import Moment, RunFacts
 from library.util.records import SavedFile
 
+from .calibration import Response, in_words
 from .loop import Length, StepLog
 from .state import Fingerprint, save_state
 from .watchers import Idle
@@ -22,7 +23,6 @@ from .watchers import Idle
 if TYPE_CHECKING:
     from library.save.hub import Uploader
 
-    from .calibration import Response
     from .session import Session
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,8 @@ class Saving(Idle):
             if self.calibrate is not None and session.accelerator.is_main_process:
                 with session.at_rest():
                     self.response = self.calibrate(session)
+                for line in in_words(self.response) if self.response is not None else ():
+                    print(line)
             self.write(session, self.names.last(), self.names.last_state() if keep_state else None)
         if self.uploader is not None:
             self.uploader.finish()

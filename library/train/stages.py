@@ -31,7 +31,7 @@ from library.util.records import Cond, Problem
 from library.util.secrets import mask
 from networks import registry as networks
 
-from . import caching, calibration, facts, guide as guides, position, prepare, seeds
+from . import caching, calibration, facts, guide as guides, position, prepare, seeds, text_calibration
 from .guarding import Guarding, PaceMark, Watchdog
 from .loop import Length, LoopTools, run_loop
 from .objectives import choose as choose_objective
@@ -146,7 +146,7 @@ def train(made: Material, family: Family, argv: list[str], told: list[Problem]) 
     guide = guides.build(here, made.conds, bool(made.plan.parts))
     model = facts.model_facts(config, family, made.parts)
     saving = Saving(config, facts.run_facts(config, model, made.plan, optimizer, made.length), fingerprint, made.length,
-                    uploader(config) if made.accelerator.is_main_process else None, calibrate=calibrator(made))
+                    uploader(config) if made.accelerator.is_main_process else None, calibrate=calibrator(made, guide))
     telling = watch_and_tell(made, family, saving, argv)
     telling.report.warnings += [f"{one.where}: {one.what}" for one in told if one.severity == "warn"]
     tools = LoopTools(
@@ -160,20 +160,23 @@ def train(made: Material, family: Family, argv: list[str], told: list[Problem]) 
     return 0
 
 
-def calibrator(made: Material) -> Callable[[Session], calibration.Response | None] | None:
+def calibrator(made: Material, guide: guides.Guide | None) -> Callable[[Session], calibration.Response | None] | None:
     """What measures the finished slider; None for other runs, and for adapters whose file has no alpha that acts."""
     config, plan = made.config, made.plan
-    if not (plan.has_strengths and config.data.slider.calibrate and config.network.module in calibration.WITH_ALPHA):
+    if not (config.data.slider.calibrate and config.network.module in calibration.WITH_ALPHA):
         return None
 
-    def calibrate(session: Session) -> calibration.Response | None:
+    def by_pictures(session: Session) -> calibration.Response | None:
         pictures = Pictures(plan, setting(config, made.length), made.sources)
-        found = calibration.measure(session, Feed(pictures).epoch(0), config.loop.seed)
-        for line in calibration.in_words(found) if found is not None else ():
-            print(line)
-        return found
+        return calibration.measure(session, Feed(pictures).epoch(0), config.loop.seed)
 
-    return calibrate
+    def by_texts(session: Session) -> calibration.Response | None:
+        assert guide is not None
+        return text_calibration.measure(session, guide)
+
+    if plan.has_strengths:
+        return by_pictures
+    return by_texts if guide is not None else None
 
 
 def seed_policy(config: RunConfig) -> seeds.SeedBatch:

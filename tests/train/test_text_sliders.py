@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.train.conftest import ROOT
+from tests.train.conftest import ROOT, Run
 
 TEXTS = """
 resolution = 64
@@ -18,17 +18,34 @@ attributes = ["red circle, {}", "blue ring, {}"]
 """
 
 
-@pytest.fixture
-def slide(tmp_path, train):
-    """Train from texts: ``slide("name", **flags)``."""
-    file = tmp_path / "slider.toml"
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory):
+    """Train from texts, each command once: ``slide(**flags)``; what it leaves stays for the tests of this file."""
+    from library.train.run import main
+
+    folder, done = tmp_path_factory.mktemp("texts"), {}
+    file = folder / "slider.toml"
     file.write_text(TEXTS, encoding="utf-8")
 
-    def run(name, *more, **flags):
-        return train(name, *more, **{"train_data_dir": None, "resolution": None, "prompts_file": file, "max_train_steps": 3,
-                                     "train_batch_size": 2, "text_slider_pool": 2, "max_denoising_steps": 2} | flags)
+    def run(name="lora", **flags):
+        settings = {
+            "pretrained_model_name_or_path": ROOT / "examples" / "tiny-sd", "prompts_file": file, "output_name": name,
+            "network_module": "networks.lora", "network_dim": 4, "network_alpha": 4, "learning_rate": 1e-3, "max_train_steps": 1,
+            "train_batch_size": 2, "text_slider_pool": 2, "max_denoising_steps": 2, "slider_calibrate": "false", "seed": 1,
+            "console_log_level": "WARNING"} | flags
+        argv = [f"--{flag}" if value is True else f"--{flag}={value}" for flag, value in settings.items() if value is not None]
+        if str(argv) not in done:
+            place = folder / str(len(done))
+            done[str(argv)] = Run(place, name, main([*argv, f"--output_dir={place}"]))
+        return done[str(argv)]
 
     return run
+
+
+@pytest.fixture
+def whole(slide):
+    """Three steps, with a state folder after the second."""
+    return slide(max_train_steps=3, save_state=True, save_every_n_steps=2)
 
 
 def same(first, other):
@@ -36,48 +53,79 @@ def same(first, other):
     return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_seed_others(slide):
-    first = slide("first")
-    assert first.code == 0 and same(first, slide("again")) and not same(first, slide("other", seed=2, max_train_steps=1))
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(slide, whole):
+    assert whole.code == 0 and same(whole, slide("again", max_train_steps=3)) and not same(slide(), slide(seed=2))
 
 
-def test_a_resumed_run_equals_the_unbroken_one(slide):
-    whole = slide("whole", save_state=True, save_every_n_steps=2)
+def test_a_resumed_run_equals_the_unbroken_one(slide, whole):
     state = next(path for path in whole.folder.iterdir() if path.is_dir() and "000002" in path.name)
-    assert same(whole, slide("resumed", resume=state))
+    assert same(whole, slide(max_train_steps=3, resume=state))
 
 
-def test_the_file_tells_its_texts_and_holds_no_text_path(slide):
-    run = slide("told")
-    metadata = run.metadata()
+def test_the_file_tells_its_texts_and_holds_no_text_path(whole):
+    metadata = whole.metadata()
     assert metadata["ss_leco_prompt_count"] == "2" and metadata["ss_leco_prompts_file"] == "slider.toml"
     assert "red circle, solo, large" in metadata["ss_leco_preview"] and metadata["ss_slider_target"] == "auto"
-    assert not any("attn2" in key or key.startswith("lora_te") for key in run.tensors())
+    assert not any("attn2" in key or key.startswith("lora_te") for key in whole.tensors())
 
 
 def test_pictures_and_texts_train_together(slide):
-    pictures = {"train_data_dir": ROOT / "examples" / "dataset", "resolution": "64,64"}
-    both = slide("both", **pictures)
-    assert both.code == 0 and not same(both, slide("pictures", prompts_file=None, slider_lora_target=True, **pictures))
-    assert not same(both, slide("texts"))
+    pictures = {"train_data_dir": ROOT / "examples" / "dataset", "resolution": "64,64", "caption_extension": ".txt"}
+    both = slide(**pictures)
+    assert both.code == 0 and not same(both, slide(prompts_file=None, slider_lora_target=True, **pictures))
+    assert not same(both, slide())
 
 
-def test_flags_of_text_sliders_change_what_is_learned(slide):
-    flags = [{"text_slider_states": "leco"}, {"text_slider_pool": 4}, {"max_denoising_steps": 3},
-             {"leco_denoise_guidance_scale": 1}, {"attributes": "yellow"}]
-    plain = slide("plain", max_train_steps=1)
-    for number, flag in enumerate(flags):
-        assert not same(plain, slide(f"changed{number}", max_train_steps=1, **flag)), flag
+@pytest.mark.parametrize("flag", [{"text_slider_states": "leco"}, {"text_slider_pool": 4}, {"max_denoising_steps": 3},
+                                  {"leco_denoise_guidance_scale": 1}, {"attributes": "yellow"}], ids=lambda flag: next(iter(flag)))
+def test_flags_of_text_sliders_change_what_is_learned(slide, flag):
+    assert not same(slide(), slide(**flag))
 
 
-def test_the_change_that_is_asked_for_is_learned_on_both_sides(slide):
-    run = slide("long", max_train_steps=40, text_slider_pool=4, max_denoising_steps=4, learning_rate=2e-3)
-    assert sum(run.losses[-10:]) < 0.8 * sum(run.losses[:10])
+def test_the_last_files_alpha_makes_one_what_the_texts_ask_for(slide, monkeypatch):
+    from library.train import text_calibration
+    from library.train.calibration import Response
+
+    measure = text_calibration.measure
+    monkeypatch.setattr(text_calibration, "PICTURES", 2)
+    monkeypatch.setattr(text_calibration, "measure", lambda *given: Response(measure(*given).projections, 1.7))
+    run = slide(slider_calibrate="true", save_every_n_steps=1, max_train_steps=2)
+    told, last, early = run.metadata(), run.tensors(), run.tensors("lora-step00000001.safetensors")
+    alphas = [key for key in last if key.endswith(".alpha")]
+    assert alphas and all(float(last[key]) == pytest.approx(4 * 1.7) and float(early[key]) == 4 for key in alphas)
+    assert told["ss_slider_factor"] == "1.7000" and float(told["ss_network_alpha"]) == pytest.approx(6.8)
+    assert [one.partition(":")[0] for one in told["ss_slider_response"].split(",")] == ["-1", "-0.5", "0", "0.5", "1"]
 
 
-@pytest.mark.parametrize("kind", ["v", "flow"])
-def test_other_kinds_of_model_learn_from_texts_too(tmp_path, kind):
-    """The objective alone, on tiny models that predict velocity and flow: either end gets a gradient of its own sign."""
+def test_the_factor_of_texts_is_what_the_drawn_pictures_lack(monkeypatch):
+    """Pictures that move by four fifths of half the texts' difference at +1 and by as much at -1 ask for a factor of 1.25."""
+    from contextlib import nullcontext
+    from types import SimpleNamespace
+
+    from library.config.run_config import PromptPair, TextSliderConfig
+    from library.train import text_calibration
+    from library.train.guide import Group, Guide
+
+    way = torch.randn(1, 4, 8, 8)
+    at = {"more": 1.0, "less": -1.0, "a": 0.0}
+
+    def drawn(session, guide, size, texts, strength, purpose):
+        return torch.cat([torch.ones_like(way) + (at[text] + 0.8 * strength) * way for text in texts])
+
+    monkeypatch.setattr(text_calibration, "drawn", drawn)
+    monkeypatch.setattr(text_calibration, "at_evaluation", nullcontext)
+    pairs = (PromptPair("a", "more", "less", "a"),)
+    config = TextSliderConfig(Path("a.toml"), pairs)
+    found = text_calibration.measure(SimpleNamespace(network=None), Guide(config, {}, (Group(pairs, (64, 64)),)))
+    assert found.factor == pytest.approx(1.25, rel=1e-4) and found.projections == pytest.approx((-0.8, -0.4, 0, 0.4, 0.8), abs=1e-5)
+    erasing = (PromptPair("a", "more", "less", "less"),)
+    assert text_calibration.measure(SimpleNamespace(network=None), Guide(config, {}, (Group(erasing, (64, 64)),))) is None
+
+
+@pytest.mark.parametrize(("kind", "kept", "learned"),
+                         [("epsilon", (), 1), ("v", (), 1), ("flow", (), 1), ("epsilon", ("a",), 2 / 3)])
+def test_every_kind_of_model_learns_the_change_that_is_asked_for_on_both_sides(kind, kept, learned):
+    """The objective alone, on toy models: half of the difference between "more" (1) and "less" (-1), less where texts are held."""
     from types import SimpleNamespace
 
     from library.config.run_config import PromptPair, TextSliderConfig
@@ -85,7 +133,8 @@ def test_other_kinds_of_model_learn_from_texts_too(tmp_path, kind):
     from library.train.guide import Guide
     from library.train.objectives.text import slide as objective
 
-    schedule = ddpm("v") if kind == "v" else FlowSchedule(lambda count, size: torch.rand(count))
+    torch.manual_seed(1)
+    schedule = FlowSchedule(lambda count, size: torch.rand(count)) if kind == "flow" else ddpm(kind)
     gain, words = torch.nn.Parameter(torch.zeros(())), {"a": 0.0, "more": 1.0, "less": -1.0}
     state = SimpleNamespace(strength=1.0)
 
@@ -110,22 +159,24 @@ def test_other_kinds_of_model_learn_from_texts_too(tmp_path, kind):
         device="cpu", multiplier=Multiplied, predict=predict, add_noise=add_noise, weigh=lambda t: torch.ones(len(t)),
         distance=lambda one, two, t: (one - two).square(),
         family=SimpleNamespace(SPEC=SimpleNamespace(vae_factor=8, cond_padding={}), size_cond=lambda *a: {}))
-    config = TextSliderConfig(Path("a.toml"), (PromptPair("a", "more", "less", "a"),), kept=())
+    config = TextSliderConfig(Path("a.toml"), (PromptPair("a", "more", "less", "a"),), kept=kept)
     guide = Guide(config, {text: {"words": torch.tensor([value])} for text, value in words.items()}, ())
     optimizer = torch.optim.SGD([gain], 0.5)
-    for _ in range(60):
-        parts = list(objective(guide, session, torch.randn(2, 4, 4, 4), list(config.pairs) * 2))
+    reached = []
+    for _ in range(90):
+        parts = list(objective(guide, session, torch.randn(32, 4, 2, 2), list(config.pairs) * 32))
         assert len(parts) == 2
         sum(part.loss for part in parts).backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert gain.item() == pytest.approx(1.0, abs=0.01)  # half of the difference between "more" (1) and "less" (-1)
+        reached.append(gain.item())
+    assert sum(reached[30:]) / 60 == pytest.approx(learned, abs=0.04)  # held texts that counted once would leave 0.8
 
 
 def test_every_prompt_is_drawn_at_every_strength_in_one_picture(slide, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("red circle --w 64 --h 64 --s 1 --d 1\nblue ring --w 64 --h 64 --s 1 --d 2\n", encoding="utf-8")
-    run = slide("strips", max_train_steps=1, learning_rate=0.5, sample_prompts=prompts, sample_every_n_steps=1,
+    run = slide("strips", learning_rate=0.5, sample_prompts=prompts, sample_every_n_steps=1,
                 slider_sample_strengths="-1,0,1")
     files = sorted((run.folder / "sample").iterdir())
     assert len(files) == 2
@@ -138,13 +189,13 @@ def test_every_prompt_is_drawn_at_every_strength_in_one_picture(slide, tmp_path)
 def test_a_prompt_without_a_strength_takes_the_one_of_the_run(slide, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("red circle --w 64 --h 64 --s 1 --d 1\nred circle --w 64 --h 64 --s 1 --d 1 --am -1\n", encoding="utf-8")
-    run = slide("strength", max_train_steps=1, learning_rate=0.5, sample_prompts=prompts, sample_every_n_steps=1,
+    run = slide("strength", learning_rate=0.5, sample_prompts=prompts, sample_every_n_steps=1,
                 sample_adapter_strength=-1)
     one, other = (Image.open(path) for path in sorted((run.folder / "sample").iterdir()))
     assert one.tobytes() == other.tobytes()
 
 
-def test_the_script_of_text_sliders_asks_for_its_texts(train, capsys):
+def test_the_script_of_text_sliders_asks_for_its_texts(capsys):
     from library.train.run import main
 
     assert main(["--pretrained_model_name_or_path=x", "--output_dir=y"], "train_leco.py") == 1
@@ -155,6 +206,9 @@ def test_the_example_of_the_documentation_trains_and_shows_its_strips(tmp_path, 
     from library.train.run import main
 
     monkeypatch.chdir(ROOT)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text((ROOT / "examples" / "text_slider_samples.txt").read_text(encoding="utf-8").replace("--s 20", "--s 1"),
+                       encoding="utf-8")
     assert main(["--config_file", "examples/text_slider.toml", f"--output_dir={tmp_path}", "--max_train_steps=1",
-                 "--text_slider_pool=2", "--slider_sample_strengths=-1,1"]) == 0
+                 "--text_slider_pool=2", "--max_denoising_steps=2", "--slider_calibrate=false", f"--sample_prompts={prompts}"]) == 0
     assert (tmp_path / "size.safetensors").is_file() and len(list((tmp_path / "sample").iterdir())) == 6
