@@ -52,9 +52,13 @@ class Attribute:
     """(scene, value) -> the scene with that value of the attribute."""
     words: frozenset[str] = frozenset()
     """Tags that tell of the attribute, which captions and prompts leave out."""
+    ends: tuple[str, str] | None = None
+    """Texts of the positive and the negative end, where words tell of the attribute."""
 
-    def caption(self, scene: world.Scene) -> str:
-        return ", ".join(tag for tag in world.tags(scene) if tag not in self.words and not self._tells(tag))
+    def caption(self, scene: world.Scene, words: str = "") -> str:
+        """The scene's tags without those of the attribute; ``words`` stand in their place."""
+        kept = [tag for tag in world.tags(scene) if tag not in self.words and not self._tells(tag)]
+        return ", ".join([*kept, words] if words else kept)
 
     def _tells(self, tag: str) -> bool:
         return self.name == "brightness" and tag.endswith("background")
@@ -71,12 +75,12 @@ def _hue_shift(scene: world.Scene, value: float) -> world.Scene:
 
 ATTRIBUTES = {one.name: one for one in (
     Attribute("size", (0.56, 0.72), (0.32, 0.46), lambda scene, value: replace(scene, size=value),
-              frozenset(world.SIZES)),
+              frozenset(world.SIZES), ("large", "small")),
     Attribute("brightness", (0.60, 0.90), (0.10, 0.40), lambda scene, value: replace(scene, brightness=value, tint=""),
-              frozenset({"dark", "bright"})),
+              frozenset({"dark", "bright"}), ("white background, bright", "black background, dark")),
     Attribute("hue", (8.0, 22.0), (-22.0, -8.0), _hue_shift),
     Attribute("position", (0.56, 0.66), (0.34, 0.44), lambda scene, value: replace(scene, x=value),
-              frozenset({"left", "right", "center", "top", "bottom"})),
+              frozenset({"left", "right", "center", "top", "bottom"}), ("right", "left")),
 )}
 
 
@@ -128,6 +132,19 @@ def write_sides(folder: Path, attribute: Attribute, count: int, paired: bool) ->
     return config
 
 
+def write_texts(folder: Path, attribute: Attribute) -> Path:
+    """The prompts file of a slider between the attribute's two texts."""
+    assert attribute.ends is not None
+    rng = random.Random(f"texts/{attribute.name}")
+    before = [attribute.caption(base_scene(rng, attribute), "{}") for _ in range(TEXT_SCENES)]
+    lines = ["resolution = 64", "[[targets]]", "target_class = ''", f"positive = '{attribute.ends[0]}'",
+             f"negative = '{attribute.ends[1]}'", f"attributes = {before!r}"]
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "texts.toml"
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
 # -------------------------------------------------------------------------------------------------------------- schemes
 
 
@@ -139,6 +156,8 @@ class Scheme:
     pictures: int = 24
     """Pictures of each side; 0 = none."""
     paired: bool = False
+    texts: bool = False
+    """Learned from the attribute's two words."""
     flags: dict[str, Any] = field(default_factory=dict)
 
 
@@ -148,8 +167,13 @@ COMMON = {"resolution": 64, "network_module": "networks.lora", "network_dim": 8,
           "console_log_level": "WARNING"}
 SCHEMES = {
     "plain": Scheme("plain scheme: alternating buckets, plain loss"),
-    "pairs": Scheme("pairs", 12, True, {"slider_pairing": "filename", "train_batch_size": 4}),
+    "pairs": Scheme("pairs", 12, True, flags={"slider_pairing": "filename", "train_batch_size": 4}),
+    "text": Scheme("two words", 0, texts=True),
+    "LECO": Scheme("two words as LECO learns them: the positive end alone, states denoised anew, batch 1", 0, texts=True,
+                   flags={"text_slider_states": "leco", "train_batch_size": 1, "slider_calibrate": "false"}),
 }
+TEXT_SCENES = 16
+"""Scenes whose tags stand before the two words in the prompts file."""
 
 
 def trained(attribute: Attribute, scheme: Scheme, folder: Path, more: Sequence[str]) -> tuple[Path, float]:
@@ -157,6 +181,9 @@ def trained(attribute: Attribute, scheme: Scheme, folder: Path, more: Sequence[s
     settings = COMMON | scheme.flags
     if scheme.pictures:
         settings["dataset_config"] = write_sides(folder / "data", attribute, scheme.pictures, scheme.paired)
+    if scheme.texts:
+        del settings["resolution"]
+        settings["prompts_file"] = write_texts(folder, attribute)
     argv = [f"--{name}" if value is True else f"--{name}={value}" for name, value in settings.items()]
     begun = time.monotonic()
     subprocess.run([sys.executable, str(ROOT / "train_network.py"), f"--pretrained_model_name_or_path={ROOT / 'examples/tiny-sd'}",
@@ -203,6 +230,17 @@ def drawn(pipeline: Any, prompts: Sequence[str], drawing: Drawing) -> list[world
     return readings
 
 
+def asked_by_words(attribute: Attribute, drawing: Drawing) -> float:
+    """Half the difference of the attribute's mean between the base model's pictures with one and with the other text."""
+    assert attribute.ends is not None
+    scenes = [scene for _, scene in held_out(attribute, drawing)]
+    means = []
+    for words in attribute.ends:
+        seen = drawn(loaded(), [attribute.caption(scene, words) for scene in scenes], drawing)
+        means.append(np.mean([reading(attribute.name, one, 0.0) for one in seen]))
+    return float(means[0] - means[1]) / 2
+
+
 def held_out(attribute: Attribute, drawing: Drawing) -> list[tuple[str, world.Scene]]:
     """Prompts that say nothing of the attribute, with the scenes they describe."""
     rng = random.Random(f"held out/{drawing.seed}")
@@ -222,8 +260,8 @@ def swept(file: Path, attribute: Attribute, drawing: Drawing) -> dict[float, lis
     return found
 
 
-def figures(attribute: Attribute, drawing: Drawing, seen: dict[float, list[world.Reading]]) -> dict[str, Any]:
-    """Everything that is wanted of a slider, as figures."""
+def figures(attribute: Attribute, drawing: Drawing, seen: dict[float, list[world.Reading]], asked: float) -> dict[str, Any]:
+    """Everything that is wanted of a slider, as figures; ``asked`` is the effect that it should have at 1."""
     scenes = [scene for _, scene in held_out(attribute, drawing)]
     hues = [world.HUES[world.colour_word(scene.hue)] for scene in scenes]
     strengths = np.array(sorted(seen))
@@ -241,7 +279,7 @@ def figures(attribute: Attribute, drawing: Drawing, seen: dict[float, list[world
         "means": [round(float(mean), 4) for mean in means],
         "monotonic": float((np.diff(own, axis=0) > -STEP_BACK * RANGES[attribute.name]).all(0).mean()),
         "R2": r_squared(strengths, means),
-        "gain": float(half / attribute.asked),
+        "gain": float(half / asked),
         "asymmetry": float(abs(means[-1] + means[0] - 2 * means[middle]) / abs(2 * half)),
         "shape and colour": float(np.mean([one.shape == scene.shape and one.colour == world.colour_word(scene.hue)
                                            for one, scene in ends])),
@@ -274,10 +312,11 @@ def main(argv: list[str]) -> int:
         if args.attribute not in (None, name):
             continue
         for key, scheme in SCHEMES.items():
-            if args.scheme not in (None, key):
+            if args.scheme not in (None, key) or (scheme.texts and attribute.ends is None):
                 continue
             file, seconds = (args.file, 0.0) if args.file else trained(attribute, scheme, args.output / f"{name}-{key}", args.more)
-            found = figures(attribute, drawing, swept(file, attribute, drawing))
+            asked = asked_by_words(attribute, drawing) if scheme.texts else attribute.asked
+            found = figures(attribute, drawing, swept(file, attribute, drawing), asked)
             print(json.dumps({"attribute": name, "scheme": key, "seconds": round(seconds)} | found), flush=True)
     return 0
 
