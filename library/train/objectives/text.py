@@ -42,22 +42,30 @@ def beside(guide: Guide, session: Session, batch: Any) -> Iterator[StepResult]:
 def slide(guide: Guide, session: Session, latents_BCHW: torch.Tensor, rows: list[PromptPair]) -> Iterator[StepResult]:
     """Both polarities at one drawn part of the way: what is asked for is in proportion to it, so the response is linear.
 
-    The target's answer is to move by that part of the pair's change; a third of the rows hold texts that must not move.
+    The target's answer is to move by that part of the pair's change; a third of the rows hold texts that must not move. Such a
+    row is tried at one polarity, drawn for it, and counts twice.
     """
     share = max(LEAST_SHARE, float(torch.rand(())))
     strength = rows[0].strength
-    rows = [_held(guide, pair) if guide.config.kept and float(torch.rand(())) < KEPT else pair for pair in rows]
+    held = [bool(guide.config.kept) and float(torch.rand(())) < KEPT for _ in rows]
+    rows = [_held(guide, pair) if is_held else pair for pair, is_held in zip(rows, held, strict=True)]
+    signs = [float(2 * torch.randint(2, (1,)) - 1) if is_held else 0.0 for is_held in held]
     noised = session.add_noise(latents_BCHW)
     with torch.no_grad(), session.multiplier(0.0):
         base, change = _asked(guide, session, noised, rows)
-    cond = guide.cond(session, [pair.target for pair in rows], latents_BCHW)
     weights_B = torch.tensor([pair.weight for pair in rows]) * session.weigh(noised.timesteps_B).cpu()
     for sign in (1.0, -1.0):
+        places = [place for place, own in enumerate(signs) if own in (0.0, sign)]
+        if not places:
+            continue
+        some = _at(noised, places)
+        cond = guide.cond(session, [rows[place].target for place in places], some.x_BCHW)
+        counted_B = torch.tensor([2.0 if held[place] else 1.0 for place in places]).to(session.device)
         with session.multiplier(sign * share * strength):
-            prediction = session.predict(noised, cond).float()
-            loss_BCHW = session.distance(prediction, base + sign * share * change, noised.timesteps_B)
-            per_item_B = loss_BCHW.flatten(1).mean(1) * weights_B.to(session.device)
-            yield StepResult(per_item_B.mean() / 2, per_item_B.detach(), noised.timesteps_B)
+            prediction = session.predict(some, cond).float()
+            loss_BCHW = session.distance(prediction, base[places] + sign * share * change[places], some.timesteps_B)
+            per_item_B = loss_BCHW.flatten(1).mean(1) * weights_B[places].to(session.device)
+            yield StepResult((per_item_B * counted_B).sum() / (2 * len(rows)), per_item_B.detach(), some.timesteps_B)
 
 
 def _held(guide: Guide, pair: PromptPair) -> PromptPair:
@@ -66,16 +74,24 @@ def _held(guide: Guide, pair: PromptPair) -> PromptPair:
 
 
 def _asked(guide: Guide, session: Session, noised: Noised, rows: list[PromptPair]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The base model's answer to the targets, and the change that is asked for at the positive end, both BCHW in fp32."""
-    fields = ["target", "positive", "negative"]
-    if any(pair.start != pair.target for pair in rows):
-        fields.append("start")
-    texts = [getattr(pair, name) for name in fields for pair in rows]
-    several = _repeated(noised, len(fields))
-    base, positive, negative, *start = session.predict(several, guide.cond(session, texts, several.x_BCHW)).float().chunk(
-        len(fields))
-    change = per_item(torch.tensor([pair.amount for pair in rows]), base) * (positive - negative)
-    return base, change + (start[0] - base) if start else change
+    """The base model's answer to the targets, and the change that is asked for at the positive end, both BCHW in fp32.
+
+    A text that a row holds under several names is asked for once.
+    """
+    fields = ("target", "positive", "negative", "start")
+    once = list(dict.fromkeys((place, getattr(pair, name)) for name in fields for place, pair in enumerate(rows)))
+    several = _at(noised, [place for place, _ in once])
+    answers = session.predict(several, guide.cond(session, [text for _, text in once], several.x_BCHW)).float()
+    where = {key: number for number, key in enumerate(once)}
+    base, positive, negative, start = (answers[[where[place, getattr(pair, name)] for place, pair in enumerate(rows)]]
+                                       for name in fields)
+    return base, per_item(torch.tensor([pair.amount for pair in rows]), base) * (positive - negative) + (start - base)
+
+
+def _at(noised: Noised, places: list[int]) -> Noised:
+    """The rows at these places, any of them again and again."""
+    sigmas = None if noised.sigmas_B is None else noised.sigmas_B[places]
+    return Noised(noised.x_BCHW[places], noised.noise_BCHW[places], noised.timesteps_B[places], sigmas)
 
 
 def _repeated(noised: Noised, times: int) -> Noised:
