@@ -34,6 +34,8 @@ TESTS: dict[str, str] = {
     "tests/train/test_flags.py::test_a_compiled_model_trains_the_same": "torch_compile dynamo_backend",
     "tests/train/test_flags.py::test_weights_are_kept_in_8_bits_and_widened_when_used": "fp8_base fp8_base_unet",
     "tests/families/test_quantised.py::test_adapters_see_the_quantised_model_and_its_gradients": "base_quantization",
+    "tests/families/test_assistant.py::test_the_assistant_acts_in_training_at_its_own_strength_whatever_the_sliders":
+        "assistant_lora",
     "tests/families/test_swapping.py::test_blocks_that_wait_in_main_memory_leave_gradients_as_they_are": "blocks_to_swap",
     "tests/train/test_flags.py::test_full_fp16_gradients_are_unscaled": "full_fp16",
     "tests/train/test_flags.py::test_precision_follows_its_flags_where_there_is_a_gpu":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -114,6 +115,7 @@ def _model(
         origins |= dict.fromkeys(better, "recommended")
     elif better:
         found.append(_advice(family, better))
+    found += _about_assistant(source, flags, family)
     for name in flags.changed():
         if flags_of(flags.script)[name].served.kind == "family" and name not in names:
             found.append(
@@ -147,6 +149,16 @@ def _advice(family: Family, better: Mapping[str, Any]) -> Problem:
     return Problem("--recommended", say("For {title} {settings} is documented as better than the defaults that hold.",
                                           title=family.SPEC.title, settings=settings),
                    "Add --recommended to use it.", "note", "settings")  # fmt: skip
+
+
+def _about_assistant(source: str, flags: Flags, family: Family) -> list[Problem]:
+    """The note on a distilled model, which its name tells, that is to be trained as if it were none."""
+    words = re.split(r"[^a-z0-9]+", " ".join(Path(source).parts[-2:]).lower())
+    if flags["assistant_lora"] or not set(words) & set(family.SPEC.distilled_marks):
+        return []
+    return [Problem("--assistant_lora", "The model's name tells a distilled variant: trained plainly, it loses its few-step "
+                    "quality with every step.", "Give its training adapter (de-distillation LoRA) as --assistant_lora=FILE, "
+                    "or keep the run short.", "note", "settings")]
 
 
 def data_of(flags: Flags) -> tuple[DatasetConfig, DataReading]:

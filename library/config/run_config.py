@@ -45,6 +45,8 @@ class NetworkConfig:
     """``--network_args`` as strings, kohya's contract."""
     weights: Path | None = None
     dim_from_weights: bool = False
+    assistant: tuple[str, float] | None = None
+    """(file, strength) of a frozen LoRA that acts while training alone."""
     base_weights: tuple[Path, ...] = ()
     base_weights_multiplier: tuple[float, ...] = ()
     train_denoiser: bool = True

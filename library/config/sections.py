@@ -83,6 +83,7 @@ def network(flags: Flags, problems: list[Problem]) -> NetworkConfig:
         args=as_strings("network_args", flags["network_args"], problems),
         weights=_path(flags["network_weights"]),
         dim_from_weights=flags["dim_from_weights"],
+        assistant=lora_with_strength(flags["assistant_lora"]) if flags["assistant_lora"] else None,
         base_weights=tuple(Path(one) for one in weights),
         base_weights_multiplier=tuple((multipliers + [1.0] * len(weights))[: len(weights)]),
         train_denoiser=not flags["network_train_text_encoder_only"],
@@ -301,7 +302,7 @@ def hub(flags: Flags) -> HubConfig | None:
 
 def sample(flags: Flags, problems: list[Problem]) -> SampleConfig:
     return SampleConfig(
-        loras=tuple(_lora_with_strength(one) for one in flags["sample_loras"] or ()),
+        loras=tuple(lora_with_strength(one) for one in flags["sample_loras"] or ()),
         prompts=_path(flags["sample_prompts"]),
         every_n_steps=_some(flags["sample_every_n_steps"]),
         every_n_epochs=_some(flags["sample_every_n_epochs"]),
@@ -321,7 +322,7 @@ def _strengths(text: str | None, problems: list[Problem]) -> tuple[float, ...]:
         return ()
 
 
-def _lora_with_strength(word: str) -> tuple[str, float]:
+def lora_with_strength(word: str) -> tuple[str, float]:
     """``a.safetensors=0.7`` as (file, strength); without a number behind the last ``=`` all of it is the file."""
     file, mark, strength = word.rpartition("=")
     try:

@@ -77,6 +77,8 @@ class FamilySpec:
     sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
     recommended: Mapping[str, Any] = field(default_factory=dict)
     """Settings that are documented as better than the defaults, for ``--recommended``: option -> value."""
+    distilled_marks: tuple[str, ...] = ()
+    """Words in a model's name that tell a distilled variant, which is trained with a frozen assistant LoRA."""
     fragile_half_vae: bool = False
     """True where the VAE overflows in fp16, so that a run in fp16 should keep it in fp32 (``--no_half_vae``)."""
 

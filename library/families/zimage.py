@@ -44,6 +44,7 @@ SPEC = FamilySpec(
     joint_stream=(r"^layers\.",),
     save_formats=("kohya", "comfy", "diffusers"),
     loads_in={"kohya": ("ComfyUI", "diffusers"), "comfy": ("ComfyUI",), "diffusers": ("diffusers", "ComfyUI")},
+    distilled_marks=("turbo",),
     sampling_defaults={"timestep_sampling": "shift", "discrete_flow_shift": 2.0},
 )
 

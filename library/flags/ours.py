@@ -29,6 +29,13 @@ FLAGS = group(
         choices=("nf4", "int8"),
         ours=True,
     ),
+    Flag(
+        "assistant_lora",
+        path=True,
+        help="A frozen LoRA that helps while training and is in neither sample pictures nor the saved file, as FILE=STRENGTH "
+        "(1 where left out): the training adapter (de-distillation) of a Turbo model.",
+        ours=True,
+    ),
     Flag("epoch_digits", int, 6, "Digits of the epoch number in file names.", ours=True),
     Flag(
         "number_last",

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from library.config.sections import lora_with_strength
 from library.preflight.registry import Context, check
 from library.util.records import Problem
 
@@ -195,6 +196,8 @@ def check_adapter_files(context: Context) -> Iterator[Problem]:
     """LoRA files to start from, or to merge first, exist."""
     names = [("network_weights", context.flag("network_weights"))]
     names += [("base_weights", value) for value in context.flag("base_weights") or ()]
+    if assistant := context.flag("assistant_lora"):
+        names.append(("assistant_lora", lora_with_strength(assistant)[0]))
     for name, value in names:
         if not value:
             continue

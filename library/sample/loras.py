@@ -28,18 +28,23 @@ def create(family: Family, parts: Parts, file: str | Path, strength: float = 1.0
     return networks.create_from_weights(networks.module_of(tensors), request, tensors, for_inference=True)
 
 
+def hang(family: Family, parts: Parts, lora: Lora, device: Any = "cpu") -> Any:
+    """Hang one LoRA file on the model, frozen, at its strength; returns its network."""
+    file, strength = lora
+    network, tensors = create(family, parts, file, strength)
+    network.to(device).requires_grad_(False)
+    network.apply_to(parts.text_encoders, parts.denoiser)
+    network.load_tensors(tensors, str(file))
+    return network.eval()
+
+
 @contextmanager
 def hung(family: Family, parts: Parts, loras: Sequence[Lora], device: Any = "cpu") -> Iterator[list[Any]]:
     """Hang LoRA files on the model for the length of the block; yields their networks, whose multipliers are live."""
     networks_hung: list[Any] = []
     try:
-        for file, strength in loras:
-            network, tensors = create(family, parts, file, strength)
-            network.to(device).requires_grad_(False)
-            network.apply_to(parts.text_encoders, parts.denoiser)
-            networks_hung.append(network)
-            network.load_tensors(tensors, str(file))
-            network.eval()
+        for lora in loras:
+            networks_hung.append(hang(family, parts, lora, device))
         yield networks_hung
     finally:
         for network in reversed(networks_hung):

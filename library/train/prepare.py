@@ -16,6 +16,7 @@ from library.families.interface import Family, LoadRequest, Parts
 from library.optim import optimizers, schedules
 from library.optim.ema import Ema, constant_decay
 from library.preflight.layers import judge_targets
+from library.sample import loras
 from library.sample.undisturbed import random_states_kept
 from library.util.records import Target, UserError
 from networks import registry as networks
@@ -163,6 +164,8 @@ def prepare(config: RunConfig, family: Family, parts: Parts, network: Any, accel
     for note in made.notes:
         log.info(note)
     network.prepare_grad_etc(parts.text_encoders, parts.denoiser)
+    helper = config.network.assistant
+    assistant = loras.hang(family, parts, helper, accelerator.device) if helper else None
     lr_schedule = schedules.create(_schedule_settings(config, made, length), made.optimizer,
                                    schedule_free=made.spec.schedule_free)
     if config.machine.torch_compile:
@@ -179,7 +182,7 @@ def prepare(config: RunConfig, family: Family, parts: Parts, network: Any, accel
                       optimizer=optimizer, lr_schedule=lr_schedule, group_names=names, precision=precision,
                       schedule=space, noise=noise_options(config), distance=distance, weigh=weigh,
                       trains_text=trains_text, encode_pixels=ImageEncoder(family, parts, accelerator.device),
-                      rest=made.eval, resume=made.train)
+                      rest=made.eval, resume=made.train, assistant=assistant)
     if asked.ema_decay:
         session.averages = Ema(network.get_trainable_params(), constant_decay(asked.ema_decay))
     return session, made

@@ -54,7 +54,7 @@ class Sampling(Idle):
         if not session.accelerator.is_main_process:
             return
         place = Place(self.config.save.output_dir, self.config.save.output_name, session.progress.step, epoch)
-        with session.at_rest():
+        with session.at_rest(), session.unassisted():
             if self.config.sample.strengths:
                 draw = partial(draw_strips, strengths=self.config.sample.strengths)
             else:

@@ -80,6 +80,8 @@ class Session:
     """Called before saving and samples: schedule-free optimizers then show their averaged weights."""
     resume: Callable[[], None] = lambda: None
     """Called when training goes on after ``rest``."""
+    assistant: Any = None
+    """Network of ``--assistant_lora``, frozen, at a strength of its own."""
     averages: Any = None
     """EMA of the adapter, where asked for."""
 
@@ -137,6 +139,18 @@ class Session:
                 yield
         finally:
             self.resume()
+
+    @contextmanager
+    def unassisted(self) -> Iterator[None]:
+        """Show the model as its users will have it: without the assistant."""
+        if self.assistant is None:
+            yield
+            return
+        self.assistant.set_enabled(False)
+        try:
+            yield
+        finally:
+            self.assistant.set_enabled(True)
 
     @contextmanager
     def multiplier(self, strength: float | None) -> Iterator[None]:
