@@ -14,7 +14,7 @@ from library.flags.parser import CollectingParser, help_text
 from library.flags.scripts import NETWORK
 from library.flags.table import flags_of
 from library.flags.traps import DASHES, MARKS, mend
-from library.flags.unknown import ambiguous, stray, unknown_option
+from library.flags.unknown import ambiguous, spaced_equals, stray, unknown_option
 from library.flags.values import COMMAND_LINE, Flags, defaults
 from library.util.records import Problem, UserError
 from library.util.said import say
@@ -75,6 +75,9 @@ def _read_flag(flag: Flag, times: list[list[str]], reading: Reading) -> None:
         last = shown(flag.name, " ".join(words)) or "no value"
         reading.note(flag.option, say("Given {count} times; the last holds: {last}.", count=len(times), last=last),
                      "Keep one of them.", "warn")
+    if len(words) > 1 and words[0] == "=":
+        reading.problems.append(spaced_equals(flag.option, " ".join(words[1:])))
+        return
     kept = [word for word in words if word.strip() not in MARKS]
     limit = len(kept) if flag.many else 1
     strays = [word for word in words if word.strip() in MARKS] + kept[limit:]
@@ -154,10 +157,8 @@ def _judge_rest(rest: list[str], parser: CollectingParser, tokens: list[str], re
         elif unknown and word.strip() not in MARKS:
             continue
         else:
-            before = next(
-                (token.partition("=")[0] for token in reversed(tokens[: tokens.index(word)]) if token.startswith("--")),
-                "",
-            )
+            earlier = tokens[: tokens.index(word)]
+            before = next((token.partition("=")[0] for token in reversed(earlier) if token.startswith("--")), "")
             name = before.removeprefix("--")
             name = parser.abbreviations.get(before, name)
             reading.problems.append(stray(word, before, table.get(name)))

@@ -37,6 +37,8 @@ def convert(flag: Flag, text: str) -> Any:
         if looks_like_placeholder(text):
             remedy = say("{text} looks like a placeholder of a guide: put {wanted} of your own in its place.",
                          text=text, wanted=wanted)
+        elif meant := meant_number(flag, text):
+            remedy = say("Did you mean {meant}? Numbers are written with a point, as in 1.5e-4.", meant=meant)
         raise NotUnderstood(say('"{text}" is not {wanted}', text=text, wanted=wanted), remedy) from None
     if flag.choices and value not in flag.choices:
         known = [str(choice) for choice in flag.choices if choice is not None]
@@ -45,6 +47,18 @@ def convert(flag: Flag, text: str) -> Any:
             say("{near} Possible: {known}.", near=near(text, known), known=known),
         )
     return value
+
+
+def meant_number(flag: Flag, text: str) -> str:
+    """The number that is meant by one with a decimal comma (``0,5``) or with a full stop behind it (``1e-4.``), or ''."""
+    if flag.type is not float:
+        return ""
+    plain = text.strip(" .,;:").replace(",", ".")
+    try:
+        float(plain)
+    except ValueError:
+        return ""
+    return plain
 
 
 def looks_like_placeholder(text: str) -> bool:

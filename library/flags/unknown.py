@@ -66,6 +66,13 @@ def ambiguous(option: str, names: list[str]) -> Problem:
     return _stop(option, say("It may mean {names}.", names=['--' + name for name in names]), "Write the name out.")
 
 
+def spaced_equals(option: str, word: str) -> Problem:
+    """``--flag = value``: the flag took the sign for its value."""
+    shown = visible(option, word)
+    return _stop(option, say('Blanks stand around "=", so "{shown}" does not reach it.', shown=shown),
+                 say("Write {option}={shown} without blanks.", option=option, shown=shown))
+
+
 def stray(word: str, after: str, flag: Flag | None) -> Problem:
     """A word that belongs to no flag, behind the word or flag ``after``."""
     where = after or "command line"

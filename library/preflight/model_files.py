@@ -90,6 +90,8 @@ def _damaged(context: Context, flag: str, header: Any) -> Problem:
             short=f"{short:,}",
         )
     keys = {FileKind.WEB_PAGE: "page", FileKind.LFS_POINTER: "pointer", FileKind.EMPTY: "empty", FileKind.UNSAFE: "unsafe"}
+    if header.kind == FileKind.UNREADABLE:
+        return context.stop("model_damaged.other", flag, name=name, detail=header.detail)
     key = keys.get(header.kind)
     if key:
         return context.stop(f"model_damaged.{key}", flag, name=name, size=f"{header.size:,}")

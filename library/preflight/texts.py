@@ -189,6 +189,7 @@ TEXTS: dict[str, tuple[str, str]] = {
                              "In {parent} there is: {near}. Put quotes around a path with blanks."),
     "model_not_found.inside": ("The model {path} was not found.", "The folder {parent} exists and holds: {inside}."),
     "model_damaged": ("{name} {detail}.", "Download the model again."),
+    "model_damaged.other": ("{name} {detail}.", "Give a model file (.safetensors, .ckpt or .gguf), or download it again."),
     "model_damaged.short": ("{name} is not whole: {have} of {want} bytes are here, {short} are missing. The download was cut off.",
                             "Download it again and compare the size."),
     "model_damaged.page": ("{name} is a web page saved under a model's name ({size} bytes), often a login or error page.",

@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from library.flags import SCRIPTS, flags_of, parse
+from library.flags import SCRIPTS, collect, flags_of, parse
 from library.flags.parser import CollectingParser
 from library.flags.table import KOHYA, OURS
 from library.util.records import UserError
@@ -257,3 +257,14 @@ def test_command_lines_that_kohya_rejects_get_a_hint(record):
 def test_problems_are_masked_and_name_flag_value_and_way_out():
     for one in problems("--network_dim x --mixed_precision y --foo --resume"):
         assert one.where.startswith("--") and one.what and one.remedy and one.severity == "stop"
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("1,5e-4", "1.5e-4"), ("1e-4.", "1e-4")])
+def test_a_decimal_comma_and_a_full_stop_are_understood_as_what_was_meant(typed: str, meant: str) -> None:
+    _, problems = collect([f"--learning_rate={typed}"])
+    assert [p.remedy for p in problems] == [f"Did you mean {meant}? Numbers are written with a point, as in 1.5e-4."]
+
+
+def test_blanks_around_the_equals_sign_are_named() -> None:
+    _, problems = collect(["--output_dir", "=", "out", "--seed=1"])
+    assert [(p.where, p.remedy) for p in problems] == [("--output_dir", "Write --output_dir=out without blanks.")]
