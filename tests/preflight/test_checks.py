@@ -111,22 +111,21 @@ def test_real_flags_make_a_context_with_their_origins(world: World) -> None:
     assert context.given("learning_rate") and not context.given("max_grad_norm")
 
 
-def test_cheap_levels_import_no_torch_and_end_within_a_second_and_a_half(world: World) -> None:
+def test_cheap_levels_import_nothing_heavy(world: World) -> None:
     code = (
-        "import sys, time, json; began = time.perf_counter()\n"
+        "import sys, json\n"
         "from library.flags import parse\nfrom library.preflight.registry import context_of, run\n"
         "found = run(context_of(parse(json.loads(sys.argv[1]))), ('words', 'files'))\n"
         "heavy = [m for m in ('torch', 'diffusers', 'transformers', 'numpy', 'huggingface_hub') if m in sys.modules]\n"
-        "print(json.dumps([heavy, time.perf_counter() - began, len(found)]))"
+        "print(json.dumps([heavy, len(found)]))"
     )
     import json
 
     root = Path(__file__).resolve().parents[2]
     argv = json.dumps(world.argv(train_data_dir=str(world.root / "dta")))
     done = subprocess.run([sys.executable, "-c", code, argv], capture_output=True, text=True, cwd=root, check=True)
-    heavy, seconds, found = json.loads(done.stdout)
+    heavy, found = json.loads(done.stdout)
     assert heavy == [] and found
-    assert seconds < 1.5
 
 
 def test_the_page_of_checks_is_what_the_registry_says() -> None:
