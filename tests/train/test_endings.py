@@ -117,6 +117,7 @@ def test_an_average_begins_at_a_state_that_has_none(train, capsys):
 def test_ctrl_c_saves_file_and_state_and_says_how_to_go_on(train, monkeypatch, capsys):
     from library.train.telling import Telling
 
+    handler = signal.getsignal(signal.SIGINT)
     whole = train("whole", max_train_steps=6)
     told = Telling.on_step
 
@@ -132,7 +133,7 @@ def test_ctrl_c_saves_file_and_state_and_says_how_to_go_on(train, monkeypatch, c
     assert stopped.code == 0 and len(stopped.losses) == 3
     assert {"stopped-step00000003.safetensors", "stopped-step00000003-state"} <= stopped.files
     assert "stopped-step00000003-state" in shown and "--resume" in shown
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
     again = train("again", max_train_steps=6, resume=stopped.folder / "stopped-step00000003-state")
     assert again.losses == whole.losses[3:]
 
