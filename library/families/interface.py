@@ -36,6 +36,8 @@ class TextSlot:
     """Put in front of layer paths where the library's class lost it (``text_model.`` since transformers 5.6)."""
     max_length: int = 77
     trainable: bool = True
+    ignored_by: tuple[str, ...] = ()
+    """Programs that read this family's LoRA files and leave this encoder's part of them out."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ SPEC = FamilySpec(
     vae_factor=8,
     bucket_step=16,
     default_resolution=1024,
-    text_slots=(TextSlot("text_encoder", "lora_te", max_length=256),),
+    text_slots=(TextSlot("text_encoder", "lora_te", max_length=256, ignored_by=("ComfyUI",)),),
     cond_padding={"text": PadRule(dim=1), "text_mask": PadRule(dim=1)},
     cache_suffix="_lumina2",
     cache_raw=False,

@@ -37,6 +37,9 @@ def _files(report: RunReport) -> list[str]:
     lines = [f"  LoRA: {last.path} ({size(last.bytes)})"]
     if last.loads_in:
         lines.append("  loads in: " + ", ".join(last.loads_in))
+    if report.text_ignored_by:
+        lines.append(f"  left out by {', '.join(report.text_ignored_by)}: what was learned in the text encoder; pictures there "
+                     "differ from the samples (--network_train_unet_only trains none of it)")
     if len(report.files) > 1:
         lines.append(f"  and {len(report.files) - 1} earlier files in {report.output_dir}")
     return lines

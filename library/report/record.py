@@ -91,6 +91,8 @@ class RunReport:
     files: list[FileLine] = field(default_factory=list)
     states: list[Path] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    text_ignored_by: list[str] = field(default_factory=list)
+    """Programs that leave out what was trained of the text encoder."""
     pictures: dict[str, Path] = field(default_factory=dict)
     """Title -> further picture of the report (before and after, loss plot, ...)."""
     slider: list[tuple[float, float]] = field(default_factory=list)

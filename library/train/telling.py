@@ -40,6 +40,9 @@ class Telling(Idle):
 
     def on_start(self, session: Session) -> None:
         self.started = time.time()
+        if session.trains_text:
+            ignorers = [program for slot in session.family.SPEC.text_slots for program in slot.ignored_by]
+            self.report.text_ignored_by = list(dict.fromkeys(ignorers))
 
     def on_step(self, session: Session, log: StepLog) -> None:
         report, rates = self.report, logged_rates(session.optimizer, session.group_names)

@@ -59,6 +59,16 @@ def test_two_steps_leave_a_file_whose_every_module_is_one_of_the_models(name: st
     assert again.keys() == tensors.keys()
 
 
+def test_a_part_that_programs_leave_out_is_announced_where_it_was_trained(
+        tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    without = trained("lumina2", "lumina_train_network.py", tmp_path, pictures)
+    assert "left out by" not in capsys.readouterr().out
+    tensors = trained("lumina2", "lumina_train_network.py", tmp_path, pictures, "--network_train_unet_only=false")
+    assert "left out by ComfyUI: what was learned in the text encoder" in capsys.readouterr().out
+    assert any(key.startswith("lora_te") for key in tensors.keys() - without.keys())
+
+
 @pytest.mark.parametrize("name", FLOW)
 def test_gradient_checkpointing_changes_nothing(name: str, tmp_path: Path, pictures: Path,
                                                 monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
