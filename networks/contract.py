@@ -11,7 +11,7 @@ from typing import Any
 
 from library.util.records import Problem, Target, UserError
 from library.util.tensorfile import read_tensors
-from networks import blocks, keys, ranks
+from networks import blocks, keys, ranks, role_dims
 from networks.base import AdapterNetwork, Dropouts, Kind, NetworkPlan
 from networks.groups import GroupPlan
 from networks.lowrank import LowRankOptions
@@ -60,7 +60,7 @@ def build(kind: Kind, targets: Sequence[Target], size: tuple[int | None, float |
 
     Raises UserError for unknown or wrong arguments, and where no module is left to adapt.
     """
-    options = read_options(kind.options, args, f"networks.{kind.name}")
+    options = read_options(kind.options, role_dims.translated(args, targets), f"networks.{kind.name}")
     weights = _lr_weights(options, targets)
     plan = ranks.plan(targets, _rank_request(options, size, weights))
     if options.use_rslora:
@@ -81,7 +81,7 @@ def build_from_weights(kind: Kind, targets: Sequence[Target], tensors: Mapping[s
 
     Raises UserError where the file holds another kind of adapter or none of this model's modules.
     """
-    options = read_options(kind.options, args, f"networks.{kind.name}")
+    options = read_options(kind.options, role_dims.translated(args, targets), f"networks.{kind.name}")
     modules, unknown = keys.to_kohya(tensors, keys.Names.of(targets))
     modules = {name: parts for name, parts in modules.items() if kind.rank_of(parts) is not None}
     if not modules:
