@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -17,6 +19,15 @@ def test_modules_are_named_shaped_and_ordered_as_kohyas():
     assert [a.lora_name for a in network.adapters] == golden("lora_module_order.json")
     recorded = golden("lora_main.json")["tensors"]
     assert {k: [list(v.shape), str(v.dtype)] for k, v in network.state_dict().items()} == recorded
+
+
+def test_a_file_of_dim_16_in_fp16_is_as_large_as_kohyas():
+    text, unet = full_size()
+    network = lora.create_network(1.0, 16, 16.0, None, text, unet)
+    size = sum(2 * t.numel() for t in network.state_dict().values())
+    factors = [math.prod(shape) for shape, _ in golden("lora_main.json")["tensors"].values()]  # recorded at dim 4
+    assert size == sum(2 * 4 * n for n in factors if n > 1) + 2 * factors.count(1)
+    assert round(size / 1e6, 1) == 18.9
 
 
 def test_convolutions_are_named_shaped_and_ordered_as_kohyas():
