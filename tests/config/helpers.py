@@ -25,7 +25,8 @@ class Options:
     clip_skip: int | None = None
 
 
-SPEC = SimpleNamespace(title="A Model", bucket_step=64, save_formats=("kohya", "diffusers"), recommended={})
+SPEC = SimpleNamespace(title="A Model", bucket_step=64, save_formats=("kohya", "diffusers"), recommended={},
+                       distilled_marks=())
 FAMILY = SimpleNamespace(SPEC=SPEC, Options=Options)
 
 
