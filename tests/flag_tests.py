@@ -97,7 +97,7 @@ TESTS: dict[str, str] = {
     "tests/config/test_resolve.py::test_slider_targets_are_named": "slider_lora_target",
     "tests/train/test_sliders.py::test_neutral_pictures_teach_what_slider_neutral_says": "slider_neutral",
     "tests/train/test_sliders.py::test_a_pair_pulls_as_its_two_pictures_alone_would_with_the_same_noise": "slider_pairing",
-    "tests/train/test_sliders.py::test_the_last_files_alpha_makes_one_the_strength_that_meets_the_pictures_best":
+    "tests/train/test_sliders.py::test_the_last_files_alpha_makes_one_what_the_drawn_pictures_ask_for":
         "slider_calibrate",
     "tests/data_room/test_order.py::test_the_side_with_fewer_pictures_is_gone_through_again":
         "slider_balance",

@@ -1,23 +1,26 @@
-"""What a finished slider does at several strengths, from forward passes, and the factor that makes 1 its full effect.
+"""What a finished slider does to drawn pictures at several strengths, and the factor that makes 1 its full effect.
 
-At strength +1 a slider shall answer best on the positive pictures and at -1 on the negative ones. The loss on them at
-several multiples of their strength is close to a parabola; its minimum is the strength at which the pictures are met best.
-That number is folded into alpha, so the file stays an ordinary LoRA whose 1 is that strength.
+A few prompts are drawn, in latents only, at both ends; how far that moves them along the axis between the ends that were
+asked for gives the factor. It is folded into alpha, so the file stays an ordinary LoRA whose 1 is the asked effect.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
+from math import log as ln
 from typing import TYPE_CHECKING
 
+from library.sample.images import draw_latents
+from library.sample.jobs import SampleOptions
+from library.sample.prompts import PromptLine
 from library.sample.undisturbed import random_states_kept
-from library.util.records import Batch
+from library.util.records import Batch, Cond
 
+from .axis import Axis, between
 from .seeds import derive, seed_everything
-from .validation import at_evaluation, fixed_timesteps
 
 if TYPE_CHECKING:
     import torch
@@ -28,19 +31,43 @@ log = logging.getLogger(__name__)
 STRENGTHS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 WITH_ALPHA = ("networks.lora", "networks.lora_fa", "networks.loha")
 """Adapters whose every change of weight is proportional to the alpha in their file."""
-BATCHES = 16
-"""Batches that are looked at."""
-LEAST, MOST = 0.25, 4.0
-"""The factor stays within these: beyond them a parabola through so near points is a guess."""
+PICTURES = 64
+"""Pictures of each side that the axis is found from."""
+LINES, STEPS = 6, 12
+"""Pictures that are drawn at a strength, and their denoising steps."""
+ROUNDS = 2
+"""Corrections of the factor: the response is not quite a straight line."""
+LEAST, MOST = 0.25, 8.0
+"""The factor stays within these."""
+FAINT = 0.05
+"""A slider that does less than this part of what was asked has no direction to multiply."""
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What the axis is found from: latents CHW of both ends, and how to draw pictures that belong to neither."""
+
+    positive: Sequence[torch.Tensor]
+    negative: Sequence[torch.Tensor]
+    lines: Sequence[PromptLine]
+    """Of one size, each with a seed."""
+    paired: bool = False
+    """The pictures match one by one."""
+    reach: float = 1.0
+    """The strength at which half the way between the ends is asked for."""
+    conds: Mapping[str, Cond] = field(default_factory=dict)
+    """Texts of the lines that are encoded already."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """How far the model's answer moves along the slider's own axis at each of ``STRENGTHS``; 1 = half the way between its ends."""
+    """How far drawn pictures move along the slider's axis at each of ``STRENGTHS``; 1 = half the way between its ends."""
 
     projections: tuple[float, ...]
     factor: float
     """How many times what was trained strength 1 of the file is."""
+    measured_at: float = 1.0
+    """How many times what was trained strength 1 was when the projections were measured."""
 
     @property
     def linearity(self) -> float:
@@ -58,9 +85,38 @@ class Response:
     def metadata(self, alpha: float) -> dict[str, str]:
         """What the file says of it; ``alpha`` is the network's, which the file holds times the factor."""
         return {"ss_network_alpha": str(alpha * self.factor), "ss_slider_range": "-1,1",
-                "ss_slider_factor": f"{self.factor:.4f}", "ss_slider_linearity": f"{self.linearity:.4f}",
-                "ss_slider_asymmetry": f"{self.asymmetry:.4f}",
+                "ss_slider_factor": f"{self.factor:.4f}", "ss_slider_measured_at": f"{self.measured_at:.4f}",
+                "ss_slider_linearity": f"{self.linearity:.4f}", "ss_slider_asymmetry": f"{self.asymmetry:.4f}",
                 "ss_slider_response": ",".join(f"{s:g}:{p:.4f}" for s, p in zip(STRENGTHS, self.projections, strict=True))}
+
+
+def measure(session: Session, sides: Sides) -> Response | None:
+    """Draw ``sides.lines`` at several strengths, twice corrected; None, and a line in the log, where nothing can be told."""
+    axis = between(sides.positive, sides.negative, sides.paired)
+    if axis is None or not axis.certain:
+        log.warning("slider: not calibrated, the two ends cannot be told apart from their latents%s; alpha stays as trained",
+                    "" if axis is None else f" ({axis.certainty:.1f} standard errors)")
+        return None
+    factor, known = 1.0, [(0.0, 0.0)]
+    for _ in range(ROUNDS):
+        low, high = _drawn_at(session, sides, axis, (-factor, factor))
+        known.append((factor, (high - low) / 2))
+        if known[-1][1] < FAINT:
+            log.warning("slider: not calibrated, it does %.0f %% of what was asked; alpha stays as trained", 100 * known[-1][1])
+            return None
+        factor = next_factor(known)
+    places = _drawn_at(session, sides, axis, tuple(factor * strength for strength in STRENGTHS))
+    middle = places[len(places) // 2]
+    return Response(tuple(place - middle for place in places), factor, factor)
+
+
+def next_factor(known: Sequence[tuple[float, float]]) -> float:
+    """The factor at which the effect is 1, from (factor, effect): in proportion, then by a power law through the last two."""
+    (before, little), (last, effect) = known[-2:]
+    power = 1.0
+    if little > 0 and abs(ln(last / before)) > 0.02:
+        power = min(2.0, max(0.5, ln(effect / little) / ln(last / before)))
+    return within_bounds(last * effect ** (-1 / power))
 
 
 def within_bounds(factor: float) -> float:
@@ -68,63 +124,67 @@ def within_bounds(factor: float) -> float:
     return min(MOST, max(LEAST, factor)) if factor > 0 else 1.0
 
 
-def best_multiple(losses: Sequence[float]) -> float:
-    """The multiple at which a parabola through the losses at ``STRENGTHS`` is lowest; 1 where it has no minimum."""
-    import numpy as np
+def _drawn_at(session: Session, sides: Sides, axis: Axis, strengths: Sequence[float]) -> list[float]:
+    """Mean place along the axis of the lines' pictures at each strength, always from the same noise."""
+    options = SampleOptions(schedule=session.schedule, device=session.device, autocast=session.precision.autocast,
+                            modules=(session.network,), conds=sides.conds)
+    found = []
+    for strength in strengths:
+        with session.multiplier(strength * sides.reach):
+            found.append(float(axis.along(list(draw_latents(session.family, session.parts, sides.lines, options))).mean()))
+    return found
 
-    curve, slope, _ = np.polyfit(STRENGTHS, losses, 2)
-    return within_bounds(float(-slope / (2 * curve))) if curve > 0 and slope < 0 else 1.0
 
-
-def measure(session: Session, batches: Iterable[Batch], seed: int) -> Response | None:
-    """Look at up to ``BATCHES`` batches at fixed timesteps; None where no batch has a strength. Nothing is disturbed."""
+def from_pictures(session: Session, batches: Iterable[Batch], prompts: Sequence[PromptLine], seed: int) -> Sides | None:
+    """Both sides' training pictures; None for one side alone. Drawn are ``prompts`` if there are any, else captions."""
     import torch
 
     from .objectives.pair import halves
 
-    schedule, found = session.schedule, []
-    signed = (batch for batch in batches if batch.strength)
-    try:
-        with torch.no_grad(), random_states_kept(), at_evaluation(session.network):
-            for number, batch in enumerate(islice(signed, BATCHES)):
-                sides = halves(batch) if batch.opposite is not None else (batch,)
-                for timestep in fixed_timesteps(schedule.first, schedule.last):
-                    session.schedule = replace(schedule, first=timestep, last=timestep)
-                    for side in sides:
-                        seed_everything(derive(seed, "calibration", number, timestep))
-                        found.append(_looked_at(session, side))
-    finally:
-        session.schedule = schedule
-    if not found:
+    found: dict[bool, dict[str, torch.Tensor]] = {True: {}, False: {}}
+    strengths: dict[bool, list[float]] = {True: [], False: []}
+    seen: list[Batch] = []
+    paired = False
+    with torch.no_grad(), random_states_kept():
+        seed_everything(derive(seed, "calibration"))
+        for batch in islice((one for one in batches if one.strength), PICTURES):
+            paired = batch.opposite is not None
+            sides = halves(batch) if paired else (batch,)
+            names = ["|".join(keys) for keys in zip(*(side.keys for side in sides), strict=True)]
+            for side in sides:
+                found[side.strength > 0].update(zip(names, session.latents(side).cpu(), strict=True))
+                strengths[side.strength > 0].append(side.strength)
+                seen.append(side)
+    if not (strengths[True] and strengths[False]):
         return None
-    projections, losses = (tuple(sum(column) / len(found) for column in zip(*rows, strict=True))
-                           for rows in zip(*found, strict=True))
-    return Response(projections, best_multiple(losses))
+    ends = [sum(some) / len(some) for some in (strengths[True], strengths[False])]
+    conds = _cached(seen)
+    return Sides(list(found[True].values()), list(found[False].values()), _lines(session, seen, prompts, seed, conds), paired,
+                 (ends[0] - ends[1]) / 2, conds)
 
 
-def _looked_at(session: Session, side: Batch) -> tuple[list[float], list[float]]:
-    """(projections at the slider's ``STRENGTHS``, losses at these multiples of the side's own strength)."""
-    latents = session.latents(side)
-    noised = session.add_noise(latents)
-    target = session.target(latents, noised).float()
-    answers = list(_answers(session, side, noised))
-    losses = [float(session.distance(answer, target, noised.timesteps_B).mean()) for answer in answers]
-    if side.strength is not None and side.strength < 0:
-        answers.reverse()
-    axis = (answers[-1] - answers[0]) / 2
-    size = float((axis * axis).sum()) or 1.0
-    return [float(((answer - answers[len(answers) // 2]) * axis).sum()) / size for answer in answers], losses
+def _lines(session: Session, seen: Sequence[Batch], prompts: Sequence[PromptLine], seed: int,
+           conds: Mapping[str, Cond]) -> list[PromptLine]:
+    """``LINES`` prompts with noise of their own, of the first pictures' size."""
+    if not prompts or not session.parts.text_encoders:
+        captions = dict.fromkeys(caption for batch in seen for caption in batch.captions)
+        # No text encoder, no empty prompt to be guided away from.
+        prompts = [PromptLine(caption, scale=1.0 if conds else None) for caption in captions]
+    height, width = seen[0].target_size
+    chosen = [prompts[number * len(prompts) // LINES % len(prompts)] for number in range(LINES)]
+    return [replace(line, width=width, height=height, steps=STEPS, sampler=None, adapter_strength=None,
+                    seed=derive(seed, "calibration", number) % 2**32) for number, line in enumerate(chosen)]
 
 
-def _answers(session: Session, side: Batch, noised) -> Iterator[torch.Tensor]:
-    for multiple in STRENGTHS:
-        with session.multiplier(multiple * (side.strength or 1.0)):
-            yield session.predict(noised, session.cond(side)).float()
+def _cached(seen: Sequence[Batch]) -> dict[str, Cond]:
+    """The captions' conditionings, where they are cached."""
+    return {caption: {key: value[place:place + 1] for key, value in batch.cond.items()}
+            for batch in seen if batch.cond is not None for place, caption in enumerate(batch.captions)}
 
 
 def in_words(response: Response) -> Sequence[str]:
     """Lines for the log."""
     curve = ", ".join(f"{s:+g} {p:+.2f}" for s, p in zip(STRENGTHS, response.projections, strict=True))
-    return (f"slider response along its axis: {curve}",
-            f"slider linearity R2 {response.linearity:.3f}, asymmetry {100 * response.asymmetry:.0f} %; strength 1 of the "
-            f"file is {response.factor:.2f} times what was trained")
+    return (f"slider: strength 1 of the file is {response.factor:.2f} times what was trained; drawn pictures moved, at"
+            f" {response.measured_at:.2f} times, by {curve} of what was asked (R2 {response.linearity:.3f}, asymmetry"
+            f" {100 * response.asymmetry:.0f} %)",)

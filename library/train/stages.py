@@ -168,7 +168,9 @@ def calibrator(made: Material, guide: guides.Guide | None) -> Callable[[Session]
 
     def by_pictures(session: Session) -> calibration.Response | None:
         pictures = Pictures(plan, setting(config, made.length), made.sources)
-        return calibration.measure(session, Feed(pictures).epoch(0), config.loop.seed)
+        prompts = read_prompts(config.sample.prompts) if config.sample.prompts else []
+        sides = calibration.from_pictures(session, Feed(pictures).epoch(0), prompts, config.loop.seed)
+        return calibration.measure(session, sides) if sides is not None else None
 
     def by_texts(session: Session) -> calibration.Response | None:
         assert guide is not None

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from library.train import calibration
-from library.train.calibration import STRENGTHS, Response
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
@@ -55,8 +54,9 @@ def slide(tmp_path, train):
 def test_neutral_pictures_teach_what_slider_neutral_says(slide):
     sides = {"big": 1, "small": -1, "middle": None}
     # At so small a learning rate the adapter adds nothing: an anchored batch then has no loss at all, a plain one has.
-    losses = {way: slide(sides, way, slider_neutral=way, learning_rate=1e-9).losses for way in ("anchor", "plain", "skip")}
-    assert [loss < 1e-9 for loss in losses["anchor"]] == [False, False, True] * 2
+    losses = {way: slide(sides, way, slider_neutral=way, learning_rate=1e-9, max_train_steps=3).losses
+              for way in ("anchor", "plain", "skip")}
+    assert [loss < 1e-9 for loss in losses["anchor"]] == [False, False, True]
     assert all(loss > 0 for loss in losses["plain"])
     assert losses["plain"][:2] == losses["anchor"][:2] and min(losses["skip"]) > 1e-3
 
@@ -76,32 +76,53 @@ def test_a_pair_pulls_as_its_two_pictures_alone_would_with_the_same_noise(slide)
 
 def test_an_anchored_picture_moves_the_adapter_only_where_it_changes_that_picture(slide):
     sides = {"big": 1, "small": -1, "middle": None}
-    trained = {way: slide(sides, way, slider_neutral=way, max_train_steps=6).tensors() for way in ("anchor", "plain", "skip")}
+    trained = {way: slide(sides, way, slider_neutral=way, max_train_steps=3).tensors() for way in ("anchor", "plain", "skip")}
     for one, other in (("anchor", "plain"), ("anchor", "skip"), ("plain", "skip")):
         assert any((trained[one][key] != trained[other][key]).any() for key in trained[one])
 
 
-def test_the_last_files_alpha_makes_one_the_strength_that_meets_the_pictures_best(slide, monkeypatch):
-    measure, seen = calibration.measure, []
+def test_the_last_files_alpha_makes_one_what_the_drawn_pictures_ask_for(slide, monkeypatch):
+    seen = []
 
-    def measured(*given):
-        seen.append(measure(*given))
-        return Response(seen[0].projections, 1.7)
+    def drawn(session, sides, axis, strengths):
+        seen.append((len(sides.positive), len(sides.negative), len(sides.lines), sides.reach, strengths))
+        return [strength / 1.7 for strength in strengths]
 
-    monkeypatch.setattr(calibration, "measure", measured)
-    run = slide({"big": 1, "small": -1}, max_train_steps=3, save_every_n_steps=2)
-    assert seen[0].projections[2] == 0 and seen[0].projections[-1] - seen[0].projections[0] == pytest.approx(2, rel=1e-4)
+    monkeypatch.setattr(calibration, "_drawn_at", drawn)
+    run = slide({"big": 0.5, "small": -0.5}, counts={"big": 6, "small": 6}, max_train_steps=3, save_every_n_steps=2)
+    assert [one[:4] for one in seen] == [(6, 6, 6, 0.5)] * 3
+    assert seen[0][4] == (-1, 1) and seen[-1][4] == pytest.approx([-1.7, -0.85, 0, 0.85, 1.7])
     last, early = run.tensors(), run.tensors("slider-step00000002.safetensors")
     alphas = [key for key in last if key.endswith(".alpha")]
     assert alphas and all(float(last[key]) == pytest.approx(4 * 1.7) and float(early[key]) == 4 for key in alphas)
     told = run.metadata()
-    assert (told["ss_slider_factor"], float(told["ss_network_alpha"])) == ("1.7000", pytest.approx(6.8))
+    assert (told["ss_slider_factor"], told["ss_slider_measured_at"], float(told["ss_network_alpha"])) == (
+        "1.7000", "1.7000", pytest.approx(6.8))
     assert "ss_slider_factor" not in run.metadata("slider-step00000002.safetensors")
 
 
-def test_the_factor_is_where_the_loss_on_the_pictures_is_least():
-    at = [(strength - 1.7) ** 2 + 3 for strength in STRENGTHS]
-    assert calibration.best_multiple(at) == pytest.approx(1.7)
-    assert calibration.best_multiple([-one for one in at]) == 1.0  # no minimum: left as it is
-    assert Response((-1.1, -0.5, 0.0, 0.5, 0.9), 1.0).asymmetry == pytest.approx(0.1)
-    assert Response((-1, -0.5, 0, 0.5, 1), 1.0).linearity == pytest.approx(1.0)
+def test_a_slider_is_measured_on_pictures_it_draws_from_the_same_noise(slide, monkeypatch):
+    places, real = [], calibration._drawn_at
+
+    def drawn(*given):
+        places.append(real(*given))
+        return places[-1]
+
+    monkeypatch.setattr(calibration, "_drawn_at", drawn)
+    monkeypatch.setattr(calibration, "LINES", 2)
+    monkeypatch.setattr(calibration, "STEPS", 2)
+    run = slide({"big": 1, "small": -1}, counts={"big": 6, "small": 6}, learning_rate=1e-9, max_train_steps=1)
+    assert places[0][0] == pytest.approx(places[0][1], abs=1e-3)  # nothing learnt, nothing moved
+    assert "ss_slider_factor" not in run.metadata()
+
+
+def test_the_factor_follows_a_response_that_is_not_a_straight_line():
+    def effect(factor):
+        return 0.4 * factor**0.8
+
+    known, factor = [(0.0, 0.0)], 1.0
+    for _ in range(calibration.ROUNDS):
+        known.append((factor, effect(factor)))
+        factor = calibration.next_factor(known)
+    assert effect(factor) == pytest.approx(1.0, rel=0.01)
+    assert calibration.next_factor([(0.0, 0.0), (1.0, 0.06)]) == calibration.MOST
