@@ -219,6 +219,7 @@ def save_model(parts: Parts) -> None:
         module.half()
     parts.pipeline().save_pretrained(swap)
     shared.set_config(swap / "text_encoder" / "config.json", torch_dtype="float32", dtype=None)
+    shared.set_config(swap / "vae" / "config.json", _name_or_path=None)
     for file in sorted(path for path in swap.rglob("*") if path.is_file()):
         target = FOLDER / file.relative_to(swap)
         target.parent.mkdir(parents=True, exist_ok=True)
