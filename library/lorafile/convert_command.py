@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from library.lorafile import convert
 from library.lorafile.command import tell
 from library.lorafile.file import Output, read, write
@@ -35,3 +37,18 @@ def convert_file(output: Output, source: str, to: keys.FileFormat, family: str |
     tell(f"{saved.path}: {len(lora.modules) - len(unknown)} modules, {to} format")
     if unknown:
         tell(f"{len(unknown)} modules are of no layer of this architecture (the first: {unknown[0]}); left out.")
+
+
+def comfy_parser(description: str) -> argparse.ArgumentParser:
+    """Flags of kohya's ``convert_*_lora_to_comfy.py``."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("src_path", help="the LoRA file")
+    parser.add_argument("dst_path", help="the file to write")
+    parser.add_argument("--reverse", action="store_true", help="from ComfyUI's names to kohya's")
+    return parser
+
+
+def to_comfy(args: argparse.Namespace) -> None:
+    """What these commands do: read, rename, write. Raises UserError."""
+    output = Output.of(args.dst_path, None, args.src_path, flag="dst_path")
+    convert_file(output, args.src_path, "kohya" if args.reverse else "comfy")
