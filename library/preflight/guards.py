@@ -168,12 +168,13 @@ class StuckGuard:
         """Note that a step has finished at ``now`` (seconds of any monotonic clock)."""
         self.last, self.told = now, False
 
-    def check(self, now: float, where: str) -> Problem | None:
-        """Ask at ``now``; ``where`` says what the program waits for (``the data loader``, ``the GPU``)."""
+    def check(self, now: float, reading: bool = False) -> Problem | None:
+        """Ask at ``now``; ``reading`` while the program waits for pictures."""
         if self.told or now - self.last < self.limit:
             return None
         self.told = True
-        return problem_of("warn", "guard_stuck", "--max_data_loader_n_workers", seconds=round(now - self.last), waits=where)
+        key = "guard_stuck.pictures" if reading else "guard_stuck"
+        return problem_of("warn", key, "pictures" if reading else "time", seconds=round(now - self.last))
 
 
 @dataclass

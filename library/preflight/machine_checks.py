@@ -283,18 +283,6 @@ def check_processes(context: Context) -> Iterator[Problem]:
         yield context.note("processes_many.one", "GPU", gpus=gpus, name=context.machine.gpus[0].name)
 
 
-@check("workers_many", level="machine", row="F18")
-def check_workers(context: Context) -> Iterator[Problem]:
-    """More loader processes than the machine stands."""
-    workers = context.flag("max_data_loader_n_workers")
-    if workers is None or not context.given("max_data_loader_n_workers"):
-        return
-    if context.machine.system == "Windows" and workers > 4:
-        yield context.note("workers_many.windows", "--max_data_loader_n_workers", workers=workers)
-    elif workers > max(4, 2 * context.machine.cpus):
-        yield context.note("workers_many", "--max_data_loader_n_workers", workers=workers, cpus=context.machine.cpus)
-
-
 @check("cache_drive", level="machine", row="F58")
 def check_cache_drive(context: Context) -> Iterator[Problem]:
     """The drive of the hub's cache holds what would have to be downloaded."""

@@ -259,13 +259,6 @@ def check_cached_latents(context: Context) -> Iterator[Problem]:
         yield context.stop("latents_random", "--cache_latents", on=", ".join(on))
 
 
-@check("workers_persistent", level="words", row="F52")
-def check_persistent(context: Context) -> Iterator[Problem]:
-    """Without loader processes there is nothing to keep."""
-    if context.flag("persistent_data_loader_workers") and context.flag("max_data_loader_n_workers") == 0:
-        yield context.note("workers_persistent", "--persistent_data_loader_workers")
-
-
 @check("timestep_range", level="words", row="F69")
 def check_timesteps(context: Context) -> Iterator[Problem]:
     """The range of time steps must not be empty."""

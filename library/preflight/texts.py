@@ -70,7 +70,6 @@ TEXTS: dict[str, tuple[str, str]] = {
                                   "Add --network_train_unet_only."),
     "latents_random": ("Kept latents cannot be combined with {on}, which change the picture every time.",
                        "Remove those options, or --cache_latents."),
-    "workers_persistent": ("Without loader processes there is nothing to keep; the option is ignored.", ""),
     "timestep_range": ("The range of time steps is empty: {low} to {high}.", "--min_timestep must be below --max_timestep (0 to 1000)."),
     "base_weights_count": ("{strengths:strength|strengths} for {files:file|files}.", "Give one --base_weights_multiplier for each file."),
     "log_with.folder": ("--log_with {chosen} needs a folder for its files.", "Add --logging_dir logs, or remove --log_with."),
@@ -328,8 +327,6 @@ TEXTS: dict[str, tuple[str, str]] = {
     "memory_small": ("Only {free} of memory is free; loading the model takes about {need}.", "Close other programs."),
     "memory_small.windows": ("Only {free} of memory (RAM and page file) is free; loading the model takes about {need}, and Windows may "
                              "end the program without a message.", "Close other programs, or enlarge the page file."),
-    "page_file": ("{workers} loader processes with {free} of memory free may fail with WinError 1455.",
-                  "Set --max_data_loader_n_workers 0, or enlarge the page file."),
     "disk_small": ("The drive of {folder} has {free} free, but this run will write about {total}: {files:file|files} of {file}, "
                    "{states:state|states} of {state}.",
                    "Free some space, keep fewer (--save_last_n_steps, --save_last_n_steps_state), or choose another drive."),
@@ -355,10 +352,6 @@ TEXTS: dict[str, tuple[str, str]] = {
                            "the same result."),
     "windows_many_gpus": ("accelerate is set to use {world} processes, which PyTorch on Windows cannot do with several cards (no NCCL).",
                           "Run: accelerate launch --num_processes 1 train_network.py ... or: python train_network.py ... ({path})"),
-    "workers_many": ("{workers:loader process|loader processes} on {cpus} processor cores slow each other down.",
-                     "Set --max_data_loader_n_workers to half the cores, or 0 for small data sets."),
-    "workers_many.windows": ("{workers} loader processes take long to start on Windows, and may hang.",
-                             "Set --max_data_loader_n_workers 0 to 2."),
     "cache_drive": ("The model has to be downloaded, but only {free} is free on the drive of {folder}.",
                     "Free some space, or set HF_HOME to a folder on another drive."),
     # --- hub
@@ -469,7 +462,11 @@ TEXTS: dict[str, tuple[str, str]] = {
                            "main memory instead.",
                            "Lower --train_batch_size or --resolution, or set \"CUDA - Sysmem Fallback Policy\" to \"Prefer No Sysmem "
                            "Fallback\" in the NVIDIA control panel."),
-    "guard_stuck": ("No step has finished for {seconds} s; the program waits for {waits}.", "Start with --max_data_loader_n_workers 0."),
+    "guard_stuck": ("No step has finished for {seconds} s; the one under way is still being computed.",
+                    "A large model on a processor takes that long. On a graphics card, memory may have run over into the "
+                    "computer's: a smaller --train_batch_size or --resolution, or --gradient_checkpointing, helps."),
+    "guard_stuck.pictures": ("No step has finished for {seconds} s; the program waits for its pictures.",
+                             "Is their folder on a network or a sleeping drive? Copy it to a local one, or give --cache_latents."),
     "guard_memory": ("The graphics card's memory is full ({used} in use).", "Start again with, in this order: {savers}."),
     "guard_memory.none": ("The graphics card's memory is full ({used} in use), and all savers are on.",
                           "Use a lower --resolution or --network_dim, or a card with more memory."),

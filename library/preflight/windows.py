@@ -36,19 +36,3 @@ def check_store_python(context: Context) -> Iterator[Problem]:
     """The Microsoft Store's Python keeps packages in a place that other programs cannot see."""
     if context.machine.system == "Windows" and "WindowsApps" in context.machine.executable:
         yield context.note("store_python", "Python", path=context.machine.executable)
-
-
-@check("page_file", level="machine", row="F28")
-def check_page_file(context: Context) -> Iterator[Problem]:
-    """Loader processes each load PyTorch's DLLs; without a page file Windows refuses (WinError 1455)."""
-    machine = context.machine
-    workers = context.flag("max_data_loader_n_workers") or 0
-    if (
-        machine.system != "Windows"
-        or machine.memory_free is None
-        or workers < 4
-        or not context.given("max_data_loader_n_workers")
-    ):
-        return
-    if machine.memory_free < (4 + 2 * workers) * 1024**3:
-        yield context.warn("page_file", "RAM", workers=workers, free=f"{machine.memory_free / 1024**3:.0f} GB")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from library.report.record import RunReport
 
+FEWEST = 10
+"""Steps in a tenth of the run below which its mean loss says more about the noise drawn than about learning."""
+
 
 def final_words(report: RunReport) -> list[str]:
     """Lines for the console, made for reading: files, pictures, loss, next step."""
@@ -23,7 +26,7 @@ def final_words(report: RunReport) -> list[str]:
 
 def _loss(report: RunReport) -> list[str]:
     count = len(report.losses) // 10
-    if not count:
+    if count < FEWEST:
         return []
     first, last = sum(report.losses[:count]) / count, sum(report.losses[-count:]) / count
     word = "fell" if last < first else "rose"

@@ -6,10 +6,12 @@ import math
 import sys
 import threading
 import time
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import torch
 
+from library.data import loading
 from library.preflight.guards import LossGuard, RiseGuard, SlowGuard, StuckGuard, ZeroGuard, first_bad_name
 from library.util import frame
 from library.util.records import Problem, UserError
@@ -67,11 +69,13 @@ class Watchdog(Idle):
 
     def on_start(self, session: Session) -> None:
         if session.accelerator.is_main_process:
-            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+            threading.Thread(target=self._watch, args=(threading.get_ident(),), name="watchdog", daemon=True).start()
 
-    def _watch(self) -> None:
+    def _watch(self, trainer: int) -> None:
         while not self.over.wait(10):
-            problem = self.guard.check(time.monotonic(), "the step under way") if self.awake.is_set() else None
+            if not self.awake.is_set():
+                continue
+            problem = self.guard.check(time.monotonic(), reading(sys._current_frames().get(trainer)))
             if problem is not None:
                 frame.show([problem], begun=True)
 
@@ -91,6 +95,15 @@ class Watchdog(Idle):
 
     def close(self) -> None:
         self.over.set()
+
+
+def reading(at: FrameType | None) -> bool:
+    """Whether a thread that stands at ``at`` waits for pictures: one of its callers is the module that loads them."""
+    while at is not None:
+        if at.f_globals.get("__name__") == loading.__name__:
+            return True
+        at = at.f_back
+    return False
 
 
 class PaceMark(Idle):

@@ -189,7 +189,6 @@ WORDS: dict[str, Case] = {
     "cached_text_shuffle": lambda w: w.context("sdxl_train_network.py", cache_text_encoder_outputs=True),
     "cached_text_training": lambda w: w.context("sdxl_train_network.py", cache_text_encoder_outputs=True),
     "latents_random": lambda w: w.context(color_aug=True),
-    "workers_persistent": lambda w: w.context(persistent_data_loader_workers=True, max_data_loader_n_workers=0),
     "timestep_range": lambda w: w.context(min_timestep=900, max_timestep=100),
     "base_weights_count": lambda w: w.context(base_weights=["a"], base_weights_multiplier=[1.0, 0.5]),
     "log_with": lambda w: w.context(log_with="tensorboard"),
@@ -372,10 +371,8 @@ MACHINE: dict[str, Case] = {
     "accelerate_precision": lambda w: w.context(machine={"env": {"ACCELERATE_MIXED_PRECISION": "bf16"}}),
     "accelerate_kind": lambda w: w.context(machine={"accelerate_config": {"distributed_type": "TPU"}}),
     "processes_many": lambda w: w.context(machine={"env": {"WORLD_SIZE": "2"}}),
-    "workers_many": lambda w: w.context(max_data_loader_n_workers=64),
     "cache_drive": lambda w: w.context(pretrained_model_name_or_path="some/model", machine={"disk_free": lambda p: GIB}),
     "windows_many_gpus": lambda w: w.context(machine={"system": "Windows", "env": {"WORLD_SIZE": "2"}}),
-    "page_file": lambda w: w.context(max_data_loader_n_workers=8, machine={"system": "Windows", "memory_free": 6 * GIB}),
 }
 
 PROBES: dict[str, Case] = {

@@ -164,9 +164,14 @@ def test_thinning_keeps_first_and_last():
 
 
 def test_the_last_words_say_what_was_made_where_and_what_next(report):
+    report.losses = [1 / step for step in range(1, 101)]
     text = "\n".join(final_words(report))
     for words in (str(report.files[0].path), "<lora:線画_lora:1>", "fell", "1 min 5 s", "--resume", "ComfyUI"):
         assert words in text, words
+
+
+def test_of_a_few_noisy_steps_no_trend_is_told(report):
+    assert "mean loss" not in "\n".join(final_words(report))
 
 
 def test_the_last_words_of_a_stopped_run_say_why(report):
