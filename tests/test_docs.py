@@ -11,7 +11,8 @@ from library.flags import collect, scripts_with
 from tests.config.helpers import resolved
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README, JAPANESE = ROOT / "README.md", ROOT / "README.ja.md"
+PAGES = [README, JAPANESE, *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.S | re.M)
 
 
@@ -62,7 +63,7 @@ def test_texts_of_sliders_in_the_documentation_are_right(tmp_path, page, text):
 
 def test_flags_named_in_the_documentation_exist():
     unknown = set()
-    for page in (ROOT / "README.md", ROOT / "docs" / "training.md", ROOT / "docs" / "sliders.md"):
+    for page in (README, JAPANESE, ROOT / "docs" / "training.md", ROOT / "docs" / "sliders.md"):
         for name in re.findall(r"`--(\w+)", page.read_text(encoding="utf-8")):
             if len(name) > 2 and not scripts_with(name):
                 unknown.add(name)
@@ -74,3 +75,13 @@ def test_links_between_pages_lead_somewhere():
                for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
                if not link.startswith("http") and not (page.parent / link).exists()]
     assert not missing, missing
+
+
+def test_the_japanese_readme_shows_the_same_commands_and_links():
+    def shown(page, pattern):
+        return set(pattern.findall(page.read_text(encoding="utf-8")))
+
+    commands = re.compile(r"^(?:py |python3 |accelerate ).*", re.M)
+    assert shown(JAPANESE, commands) and shown(JAPANESE, commands) <= shown(README, commands)
+    links = re.compile(r"\]\((docs/[^)]+)\)")
+    assert shown(JAPANESE, links) <= shown(README, links)
