@@ -6,13 +6,16 @@
 
 Each trains with ``examples/quickstart.toml`` and its own arguments and learning rate (the table below), then draws with its
 own module hung on the model: 40 pictures with the trigger, 100 without it on the same prompts and noise before and after.
-A rate is a part of the pictures; a step's seconds are the run's, start not included, over its steps.
+A rate is a part of the pictures. A step's seconds are the processor's, of all threads, the start's few seconds spread over
+the steps: what the clock says depends on what else the machine does.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -61,23 +64,38 @@ RECIPES: dict[str, Recipe] = {
     "lycoris: BOFT": Recipe("lycoris.kohya", {"algo": "boft"}, dim=16, rate=1e-3),
     "lycoris: GLoRA": Recipe("lycoris.kohya", {"algo": "glora"}, dim=8, alpha=8),
     "lycoris: full": Recipe("lycoris.kohya", {"algo": "full"}, rate=3e-4),
+    "lycoris: LoCon": Recipe("lycoris.kohya", CONV | {"algo": "locon"}),
+    "lycoris: LoHa": Recipe("lycoris.kohya", CONV | {"algo": "loha"}, dim=8, alpha=8),
+    "lycoris: LoKr": Recipe("lycoris.kohya", {"algo": "lokr", "factor": "4", "conv_dim": "16", "conv_alpha": "16"}),
+    "lycoris: (IA)^3": Recipe("lycoris.kohya", {"algo": "ia3"}, dim=1, alpha=1, rate=2e-2),
 }
 
 
 def trained(name: str, recipe: Recipe, folder: Path) -> tuple[Path, dict[str, float]]:
     """Train; the file and what it cost."""
     stem = "".join(c for c in name if c.isalnum())
+    begun = os.times()
     config = ROOT / "examples" / "quickstart.toml"
     told = subprocess.run([sys.executable, str(ROOT / "train_network.py"), "--config_file", str(config),
                            f"--output_dir={folder}", f"--output_name={stem}", "--logging_dir=", "--sample_prompts=",
                            *recipe.flags()],
                           cwd=ROOT, check=True, capture_output=True, text=True, encoding="utf-8").stdout
+    ended = os.times()
+    busy = ended.children_user + ended.children_system - begun.children_user - begun.children_system
     steps, minutes, seconds = re.search(r"(\d+) steps in (?:(\d+) min )?(\d+) s", told).groups()
     lines = [json.loads(line) for line in (folder / f"{stem}-report" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     file = folder / f"{stem}.safetensors"
     return file, {"kB": round(file.stat().st_size / 1000),
-                  "seconds per step": (60 * int(minutes or 0) + int(seconds)) / int(steps),
+                  "seconds per step": busy / int(steps),
+                  "by the clock": (60 * int(minutes or 0) + int(seconds)) / int(steps),
                   "loss": statistics.fmean(line["loss"] for line in lines[-len(lines) // 10:])}
+
+
+@functools.cache
+def before() -> tuple[list[str], list[world.Reading]]:
+    """Prompts without the trigger, and what the model draws for them by itself."""
+    prompts = [prompt for prompt, _ in world.batch_of_prompts(learning.WITHOUT, seed=102)]
+    return prompts, learning.drawn(learning.SD, learning.loaded(learning.SD), prompts, seed=2)
 
 
 def measured(recipe: Recipe, file: Path) -> dict[str, float]:
@@ -87,21 +105,20 @@ def measured(recipe: Recipe, file: Path) -> dict[str, float]:
     from networks import registry
     from networks.request import NetworkRequest
 
-    pipeline = learning.loaded()
+    pipeline = learning.loaded(learning.SD)
     prompts, scenes = learning.subject_prompts(learning.WITH_TRIGGER, seed=101)
-    others = [prompt for prompt, _ in world.batch_of_prompts(learning.WITHOUT, seed=102)]
-    before = learning.drawn(pipeline, others, seed=2)
+    others, alone = before()
     family = families.get("sd1")
     parts = Parts(pipeline.unet, pipeline.vae, [pipeline.text_encoder], [pipeline.tokenizer], family.Options())
     request = NetworkRequest(family.adapter_targets(parts), recipe.dim, recipe.alpha, args=recipe.args, weights=file,
                              text_encoders=parts.text_encoders, denoiser=parts.denoiser,
                              extra_targets=family.extra_targets(parts))
     registry.attach(recipe.module, request).eval()
-    subject, after = learning.drawn(pipeline, prompts, seed=1), learning.drawn(pipeline, others, seed=2)
+    subject, after = (learning.drawn(learning.SD, pipeline, asked, seed) for asked, seed in ((prompts, 1), (others, 2)))
     return {"subject": learning.part(reading.shape == world.SUBJECT for reading in subject),
             "colour": world.agreement(scenes, subject)["colour"],
             "unharmed": learning.part((one.shape, one.colour) == (other.shape, other.colour)
-                                      for one, other in zip(before, after, strict=True))}
+                                      for one, other in zip(alone, after, strict=True))}
 
 
 def main() -> None:

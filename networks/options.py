@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from library.util.records import Problem, UserError
-from networks.role_dims import NOT_HERE
 
 Options = TypeVar("Options")
 
@@ -63,8 +62,7 @@ def read_options(cls: type[Options], args: Mapping[str, Any], module: str) -> Op
     for name, value in args.items():
         where = f"--network_args {name}={value}"
         if name not in fields:
-            problems.append(Problem(where, f"{module} has no argument {name!r}",
-                                    NOT_HERE.get(name) or _near(name, list(fields))))
+            problems.append(Problem(where, f"{module} has no argument {name!r}", _near(name, list(fields))))
             continue
         if value is None:
             continue

@@ -12,6 +12,7 @@ from typing import Any
 from library.util.records import Problem, UserError
 from networks import keys
 from networks.request import NetworkRequest
+from networks.role_dims import with_outer
 
 # word behind --network_module -> our module; kohya has one LoRA file per architecture, here the targets differ
 _OURS: dict[str, str] = {
@@ -104,7 +105,7 @@ def create(module_name: str, request: NetworkRequest) -> Any:
         return create_foreign(module, module_name, request)
     return module.create_network(request.multiplier, request.dim, request.alpha, request.vae,
                                  list(request.text_encoders), request.denoiser, request.dropout,
-                                 targets=request.targets, **request.args)
+                                 targets=with_outer(request.args, request.targets, request.extra_targets), **request.args)
 
 
 def create_from_weights(module_name: str, request: NetworkRequest, weights: Path | Mapping[str, Any],
@@ -119,9 +120,10 @@ def create_from_weights(module_name: str, request: NetworkRequest, weights: Path
         from networks.external import create_foreign_from_weights
 
         return create_foreign_from_weights(module, module_name, request, weights, for_inference)
+    known = {target.name for target in request.targets}
+    every = [*request.targets, *(target for target in request.extra_targets if target.name not in known)]
     return module.create_network_from_weights(request.multiplier, file, request.vae, list(request.text_encoders),
-                                              request.denoiser, tensors, for_inference, targets=request.targets,
-                                              **request.args)
+                                              request.denoiser, tensors, for_inference, targets=every, **request.args)
 
 
 def attach(module_name: str, request: NetworkRequest) -> Any:

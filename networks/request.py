@@ -27,7 +27,7 @@ class NetworkRequest:
     """File to go on from (``--network_weights``)."""
     dim_from_weights: bool = False
     extra_targets: Sequence[Target] = ()
-    """Modules that get no adapter by default but have a name in files; foreign modules may adapt them."""
+    """Modules that get no adapter by default but have a name in files: by an argument, a file, or a foreign module they may."""
     exact: bool = False
     """The targets were chosen one by one: a foreign module adapts these and no others."""
     train_denoiser: bool = True

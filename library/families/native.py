@@ -64,14 +64,14 @@ def places(header: Header, names: list[str], table: Table, marker: str) -> dict[
 
 
 def targets(denoiser: Any, table: Table, roles: Mapping[str, tuple[str, ...]]) -> list[Target]:
-    """Every linear layer in the table's order; the parts of a fused original are told by ``fused``."""
+    """Every linear layer and convolution in the table's order; the parts of a fused original are told by ``fused``."""
     modules, found = dict(denoiser.named_modules()), []
     rows: dict[str, list[tuple[int, int]]] = {}
     for path, spot in table.items():
         if spot.rows and path in modules:
             rows.setdefault(spot.path, []).append(spot.rows)
     for path, spot in table.items():
-        if path in modules and type(modules[path]).__name__ == "Linear":
+        if path in modules and type(modules[path]).__name__ in ("Linear", "Conv2d"):
             role = unet.role(path, roles)
             if spot.rows:
                 names = {"fused": (spot.path, *spot.rows), "fused_parts": tuple(sorted(rows[spot.path]))}
@@ -112,5 +112,5 @@ class Transformer:
         return weights.fill(model, found, weights.torch_dtype(request.dtype), request.device, "the transformer")
 
     def targets(self, denoiser: Any, roles: Mapping[str, tuple[str, ...]]) -> list[Target]:
-        """Every linear layer of it, in the original's order."""
+        """Every linear layer and convolution of it, in the original's order."""
         return targets(denoiser, self.table(denoiser), roles)

@@ -22,7 +22,7 @@ ROLES = {
     "text-stream": (r"\.attn\.(add_[qkv]_proj|to_add_out)$", r"\.ff_context\.net\.", r"\.norm1_context\.linear$"),
     "self-attention": (r"\.attn2?\.to_(q|k|v|out\.0)$",),
     "feed-forward": (r"\.ff\.net\.",),
-    "projection": (r"^proj_out$", r"^context_embedder$"),
+    "projection": (r"^proj_out$", r"^context_embedder$", r"^pos_embed\.proj$"),
     "modulation": (r"\.norm1\.linear$", r"^norm_out\.linear$"),
     "time": (r"^time_text_embed\.",),
 }

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import torch
 
 
+ROOM = 4_000_000_000
+"""Bytes that the weights of the modules being compared may take together, however many threads there are."""
+
+
 @dataclass(frozen=True)
 class ExtractRequest:
     """How the difference is cut."""
@@ -55,12 +59,13 @@ def difference(name: str, tuned: Sequence[Slot], original: Sequence[Slot]) -> to
     """
     import torch
 
-    weights = [(a.read(), b.read()) for a, b in zip(tuned, original, strict=True)]
-    for a, b in weights:
-        if a.shape != b.shape:
-            told = f"{keys.shape_text(a.shape)} in the tuned model, {keys.shape_text(b.shape)} in the original"
+    def minus(after: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        if after.shape != before.shape:
+            told = f"{keys.shape_text(after.shape)} in the tuned model, {keys.shape_text(before.shape)} in the original"
             raise UserError(Problem("--model_tuned", f"{name} is {told}", "Give two models of one architecture."))
-    deltas = [a.sub_(b) for a, b in weights]  # in place: the weights were read for this alone
+        return after.sub_(before)  # in place: it was read for this alone
+
+    deltas = [minus(a.read(), b.read()) for a, b in zip(tuned, original, strict=True)]
     delta = deltas[0] if len(deltas) == 1 else torch.cat(deltas)
     # Files name the original's module, whose halves may stand in the other order.
     return torch.cat(delta.chunk(2)[::-1]) if tuned[0].target.halves_swapped else delta
@@ -95,7 +100,7 @@ def extract(original: ModelFile, tuned: ModelFile, request: ExtractRequest) -> t
         report = Extracted(name, len(down), *lost(flat, up, down), float(max(flat.max(), -flat.min())))
         return kinds.as_lora((up, down), kernel, float(len(down)), up.dtype), report
 
-    done = list(each("extracting", list(groups), one, request.device))
+    done = list(each("extracting", list(groups), one, request.device, at_once(list(groups.values()))))
     reports = [report for _, report in done]
     if not any(report.whole for report in reports):
         raise UserError(Problem("--model_tuned", "the two models do not differ in any layer that a LoRA can hold",
@@ -105,6 +110,12 @@ def extract(original: ModelFile, tuned: ModelFile, request: ExtractRequest) -> t
         texts = set()
     kept = [(name, parts, r) for name, (parts, r) in zip(groups, done, strict=True) if name not in texts]
     return {name: parts for name, parts, _ in kept}, [r for _, _, r in kept]
+
+
+def at_once(groups: Sequence[Sequence[Slot]]) -> int:
+    """How many modules may be in memory at the same time: two copies of the largest in fp32 each, ``ROOM`` together."""
+    largest = max((sum(slot.target.module.weight.numel() for slot in group) for group in groups), default=1)
+    return max(1, ROOM // (2 * 4 * largest))
 
 
 def _rank_for(slot: Slot, request: ExtractRequest) -> int | None:

@@ -12,15 +12,16 @@ FEW = 64
 """Fewer layers than this need no progress bar."""
 
 
-def each(what: str, items: Sequence[Item], function: Callable[[Item], Result], device: str | None = None) -> Iterator[Result]:
-    """``function`` of every item, in order; on the CPU as many at once as torch has threads, each with one thread.
+def each(what: str, items: Sequence[Item], function: Callable[[Item], Result], device: str | None = None,
+         most: int | None = None) -> Iterator[Result]:
+    """``function`` of every item, in order; on the CPU as many at once as torch has threads (``most``), each with one thread.
 
     Many thin layers leave most of a product's threads idle; a layer to a thread does not.
     """
     import torch
 
     threads = torch.get_num_threads()
-    workers = threads if (device or "cpu").startswith("cpu") else 1
+    workers = min(threads, most or threads) if (device or "cpu").startswith("cpu") else 1
     if workers < 2 or len(items) < 2:
         yield from shown(what, map(_without_gradients(function), items), len(items))
         return

@@ -63,15 +63,14 @@ def check_module_given(context: Context) -> Iterator[Problem]:
 def check_module_exists(context: Context) -> Iterator[Problem]:
     """The adapter's module must be there."""
     name = context.flag("network_module")
-    if not name or context.machine.has_module(str(name)):
+    from networks import registry
+
+    if not name or registry.is_ours(str(name)) or context.machine.has_module(str(name)):
         return
     if str(name).startswith("lycoris"):
         yield context.stop("network_module_unknown.lycoris", "--network_module", name=name, python=context.machine.executable)
         return
-    own = sorted(
-        f"networks.{p.stem}" for p in (context.machine.repository / "networks").glob("*.py") if not p.stem.startswith("_")
-    )
-    near = _near(str(name), own) or "networks.lora"
+    near = _near(str(name), registry.names()) or "networks.lora"
     yield context.stop("network_module_unknown", "--network_module", name=name, near=near)
 
 

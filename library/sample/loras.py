@@ -22,9 +22,8 @@ def create(family: Family, parts: Parts, file: str | Path, strength: float = 1.0
     Raises UserError where the file is none of this model's, or of a kind that needs a package that is not installed.
     """
     tensors = read_tensors(Path(file))
-    targets = [*family.adapter_targets(parts), *family.extra_targets(parts)]  # a file may have been trained on a preset
-    request = NetworkRequest(targets=targets, vae=parts.vae, text_encoders=parts.text_encoders, denoiser=parts.denoiser,
-                             multiplier=strength)
+    request = NetworkRequest(targets=family.adapter_targets(parts), extra_targets=family.extra_targets(parts), vae=parts.vae,
+                             text_encoders=parts.text_encoders, denoiser=parts.denoiser, multiplier=strength)
     return networks.create_from_weights(networks.module_of(tensors), request, tensors, for_inference=True)
 
 

@@ -110,7 +110,7 @@ def attach(config: RunConfig, family: Family, parts: Parts) -> Any:
     request = NetworkRequest(
         targets=found, exact=settings.targets is not None, dim=settings.dim, alpha=settings.alpha, dropout=settings.dropout,
         args=settings.args, vae=parts.vae, text_encoders=parts.text_encoders, denoiser=parts.denoiser,
-        weights=settings.weights, dim_from_weights=settings.dim_from_weights,
+        weights=settings.weights, dim_from_weights=settings.dim_from_weights, extra_targets=family.extra_targets(parts),
         train_denoiser=settings.train_denoiser, train_text_encoder=settings.train_text_encoder)
     if settings.base_weights:
         strengths = settings.base_weights_multiplier or (1.0,)

@@ -47,6 +47,14 @@ def test_the_good_run_has_nothing_to_say_but_its_plan(world: World) -> None:
     assert [p.check for p in run(world.full(), ("words", "files", "data", "machine"))] == ["plan_steps"]
 
 
+def test_every_own_network_module_passes_also_where_no_file_of_its_name_is(world: World) -> None:
+    from networks import registry
+
+    for name in registry.names():
+        context = world.context(network_module=name, machine={"has_module": lambda n: False})
+        assert not fire("network_module_unknown", context), name
+
+
 def test_every_check_has_a_bad_run() -> None:
     assert {c.name for c in registered()} == set(CASES) | ELSEWHERE
     assert len(registered()) >= 75
