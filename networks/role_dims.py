@@ -33,7 +33,7 @@ ROLES: Mapping[str, str] = {
     "mod_dim": LUMINA + r"norm1\..*|norm_out\.linear_1",
     "refiner_dim": REFINER,
 }
-"""Argument -> the paths in diffusers of the layers that it speaks of. The first that holds a layer gives its rank: kohya's order."""
+"""Argument -> paths in diffusers of the layers that it speaks of. The first that holds a layer gives its rank: kohya's order."""
 _TIME = r"\.timestep_embedder\..*"
 OUTER: Mapping[str, tuple[str, ...]] = {
     "in_dims": ("x_embedder", f"time_text_embed{_TIME}", r"time_text_embed\.text_embedder\..*",
