@@ -2,7 +2,8 @@
 
 A file holds ``latents`` (float32 CHW as the VAE gave them; ``cache_raw`` families before normalisation), ``original_size``
 (width, height), ``crop_ltrb``, ``latents_flipped`` where pictures are mirrored, ``alpha_mask`` (float32 HxW) where
-transparency masks the loss. Families other than SD keep several sizes in one file, each name with ``_<h>x<w>`` of the latents.
+transparency masks the loss; ours also ``maker``, a fingerprint of the VAE. Families other than SD keep several sizes in one
+file, each name with ``_<h>x<w>`` of the latents.
 Files of either program are read by the other.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 NEWER = 2.0
 """Seconds by which a picture must be newer than its cache to make the cache stale (file systems round times)."""
+MAKER = "maker"
+"""Name of the array that says which model made a file."""
 BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 """What numpy raises on files that are no (whole) npz."""
 
@@ -40,6 +43,8 @@ class LatentOptions:
 
     to_disk: bool = False
     batch_size: int = 1
+    maker: str = ""
+    """Fingerprint of the VAE; files that name another are made again, files that name none (kohya's) are taken."""
     skip_check: bool = False
     """Take every file that is there as it is."""
     factor: int = 8
@@ -168,7 +173,7 @@ def _is_valid(plan: DatasetPlan, item: Item, options: LatentOptions) -> bool:
     wanted = ["latents", "original_size", "crop_ltrb"] + ["latents_flipped"] * subset.flip_aug
     try:
         with np.load(file) as arrays:
-            if any(name + suffix not in arrays for name in wanted):
+            if any(name + suffix not in arrays for name in wanted) or made_by_another(arrays, MAKER + suffix, options.maker):
                 return False
             shapes = [arrays[name + suffix].shape[-2:] for name in wanted if name.startswith("latents")]
             if not has_mask(plan, item):
@@ -177,6 +182,11 @@ def _is_valid(plan: DatasetPlan, item: Item, options: LatentOptions) -> bool:
             return masked and all(shape == size for shape in shapes)
     except BROKEN:
         return False
+
+
+def made_by_another(arrays: Mapping[str, Any], name: str, maker: str) -> bool:
+    """Tell whether a file says that another model made it than ``maker``."""
+    return name in arrays and str(arrays[name]) != maker
 
 
 def has_mask(plan: DatasetPlan, item: Item) -> bool:
@@ -249,6 +259,8 @@ def _store(item: Item, made: CachedLatents, options: LatentOptions) -> None:
     arrays = _others(file) if options.sizes_in_names else {}
     arrays |= {"latents" + suffix: array(made.latents), "original_size" + suffix: np.array(made.original),
                "crop_ltrb" + suffix: np.array(made.ltrb, np.float64)}
+    if options.maker:
+        arrays[MAKER + suffix] = np.array(options.maker)
     if made.flipped is not None:
         arrays["latents_flipped" + suffix] = array(made.flipped)
     if made.mask is not None:

@@ -1,8 +1,8 @@
 """Conditioning of captions, encoded once: in memory, or on disk beside the pictures, generic over a family's tensors.
 
 Captions must not change from step to step then (no shuffling, dropout or warm-up); resolve sees to that. Equal captions are
-encoded once. A file holds one array for each tensor under the name that the family gives it, and the caption, so that a
-changed caption is noticed; files without a caption (kohya's) are taken as they are.
+encoded once. A file holds one array for each tensor under the name that the family gives it, and the caption and a fingerprint
+of the encoders, so that a change of either is noticed; files without them (kohya's) are taken as they are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from library.util.records import Cond, EncodeText, Problem, UserError
 from library.util.said import say
 
 from . import captions
-from .caches import BROKEN, NEWER, write_npz
+from .caches import BROKEN, MAKER, NEWER, made_by_another, write_npz
 from .plan import DatasetPlan, Item
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class TextOptions:
 
     to_disk: bool = False
     batch_size: int = 1
+    maker: str = ""
+    """Fingerprint of the text encoders and of the options that they encode with."""
     skip_check: bool = False
     suffix: str | None = None
     """Behind the picture's stem (``_te_outputs``)."""
@@ -161,7 +163,7 @@ def _store(file: Path, text: str, cond: Cond, options: TextOptions) -> None:
 
     arrays: dict[str, Any] = {options.names.get(name, name): array(value) for name, value in cond.items()}
     lists = [options.names.get(name, name) for name, value in cond.items() if isinstance(value, list)]
-    write_npz(file, arrays | {CAPTION: np.array(text), "lists": np.array(lists, dtype=str)})
+    write_npz(file, arrays | {CAPTION: np.array(text), MAKER: np.array(options.maker), "lists": np.array(lists, dtype=str)})
 
 
 def _is_valid(item: Item, text: str, options: TextOptions) -> bool:
@@ -175,6 +177,9 @@ def _is_valid(item: Item, text: str, options: TextOptions) -> bool:
     try:
         with np.load(file) as arrays:
             if any(name not in arrays for name in options.names.values()):
+                return False
+            if made_by_another(arrays, MAKER, options.maker):
+                log.warning("the cached conditioning %s is another model's and is made again", file.name)
                 return False
             if CAPTION in arrays:
                 valid = str(arrays[CAPTION]) == text
@@ -204,7 +209,7 @@ def _loaded(file: Path, options: TextOptions) -> Cond:
     with np.load(file) as arrays:
         lists = set(arrays["lists"].tolist()) if "lists" in arrays else set()
         for array in arrays.files:
-            if array in (CAPTION, "lists") or (back and array not in back):
+            if array in (CAPTION, MAKER, "lists") or (back and array not in back):
                 continue
             value = cast(torch.from_numpy(np.asarray(arrays[array])))
             cond[back.get(array, array)] = [value] if array in lists else value[None]

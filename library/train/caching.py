@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -21,6 +23,19 @@ from .encoding import ImageEncoder
 from .session import Precision
 
 log = logging.getLogger(__name__)
+TEXT_OPTIONS = {"clip_skip", "weighted_captions", "system_prompt", "apply_lg_attn_mask", "apply_t5_attn_mask"}
+"""Options of families, beside the ``..._max_token_length``, that change what the text encoders say."""
+
+
+def fingerprint(models: Iterable[torch.nn.Module], options: Mapping[str, Any] | None = None) -> str:
+    """16 hex digits that tell models apart: by dtype, names and 64 numbers each of 32 tensors spread over each of them."""
+    digest = hashlib.sha256(repr(sorted((options or {}).items())).encode())
+    for model in models:
+        weights = list(model.state_dict().items())
+        for name, tensor in weights[::max(1, len(weights) // 32)]:
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().flatten()[:64].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def fill(config: RunConfig, family: Family, plan: DatasetPlan, parts: Parts, place: Place) -> Sources:
@@ -60,7 +75,8 @@ def _latents(config: RunConfig, family: Family, plan: DatasetPlan, parts: Parts,
     raw = spec.cache_raw
     options = LatentOptions(
         to_disk=config.cache.latents_to_disk, batch_size=config.cache.vae_batch_size, skip_check=config.cache.skip_check,
-        factor=spec.vae_factor, sizes_in_names=not raw, to_file=(lambda x: family.denormalise(parts, x)) if raw else None,
+        factor=spec.vae_factor, maker=fingerprint([parts.vae]), sizes_in_names=not raw,
+        to_file=(lambda x: family.denormalise(parts, x)) if raw else None,
         from_file=_scaled_like(family, parts) if raw else None, **place.share(),
         reading=Reading(upright=not config.loop.kohya_order, squeezed_masks=config.loop.kohya_order))
     cache = cache_latents(plan, ImageEncoder(family, parts, place.accelerator.device), options)
@@ -84,9 +100,11 @@ def _texts(config: RunConfig, family: Family, plan: DatasetPlan, parts: Parts, p
         with torch.no_grad(), place.accelerator.autocast():
             return family.encode_text(parts, captions)
 
+    told = {name: value for name, value in vars(parts.options).items()
+            if name in TEXT_OPTIONS or name.endswith("max_token_length")}
     options = TextOptions(to_disk=config.cache.text_to_disk, batch_size=config.cache.text_batch_size,
-                          skip_check=config.cache.skip_check, suffix=family.SPEC.text_cache_suffix,
-                          padding=family.SPEC.cond_padding, **place.share())
+                          maker=fingerprint(parts.text_encoders, told), skip_check=config.cache.skip_check,
+                          suffix=family.SPEC.text_cache_suffix, padding=family.SPEC.cond_padding, **place.share())
     cache = cache_text(plan, encode, options)
     place.accelerator.wait_for_everyone()
     return cache

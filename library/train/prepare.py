@@ -103,22 +103,33 @@ def set_attention(config: RunConfig, parts: Parts) -> None:
         log.info("--xformers: it needs an NVIDIA card; PyTorch's own attention (sdpa) is used, results are equal")
 
 
-def attach(config: RunConfig, family: Family, parts: Parts) -> Any:
-    """Stage 7: merge ``--base_weights``, make the adapter, load what it goes on from, hang it on the model."""
+def merge_base(config: RunConfig, family: Family, parts: Parts) -> None:
+    """Stage 5, last: merge ``--base_weights``; what is encoded once afterwards is encoded by the model that is trained."""
     settings = config.network
-    found = chosen_targets(config, family, parts)
-    request = NetworkRequest(
+    if not settings.base_weights:
+        return
+    strengths = settings.base_weights_multiplier or (1.0,)
+    padded = strengths + (1.0,) * (len(settings.base_weights) - len(strengths))
+    request = network_request(config, family, parts, chosen_targets(config, family, parts))
+    with nullcontext() if config.loop.kohya_order else random_states_kept():
+        networks.merge_base(settings.module, replace(request, weights=None, dim_from_weights=False),
+                            list(zip(settings.base_weights, padded, strict=False)))
+
+
+def network_request(config: RunConfig, family: Family, parts: Parts, found: list[Target]) -> NetworkRequest:
+    settings = config.network
+    return NetworkRequest(
         targets=found, exact=settings.targets is not None, dim=settings.dim, alpha=settings.alpha, dropout=settings.dropout,
         args=settings.args, vae=parts.vae, text_encoders=parts.text_encoders, denoiser=parts.denoiser,
         weights=settings.weights, dim_from_weights=settings.dim_from_weights, extra_targets=family.extra_targets(parts),
         train_denoiser=settings.train_denoiser, train_text_encoder=settings.train_text_encoder)
-    if settings.base_weights:
-        strengths = settings.base_weights_multiplier or (1.0,)
-        padded = strengths + (1.0,) * (len(settings.base_weights) - len(strengths))
-        with nullcontext() if config.loop.kohya_order else random_states_kept():
-            networks.merge_base(settings.module, replace(request, weights=None, dim_from_weights=False),
-                                list(zip(settings.base_weights, padded, strict=False)))
-    network = networks.attach(settings.module, request)
+
+
+def attach(config: RunConfig, family: Family, parts: Parts) -> Any:
+    """Stage 7: make the adapter, load what it goes on from, hang it on the model."""
+    settings = config.network
+    found = chosen_targets(config, family, parts)
+    network = networks.attach(settings.module, network_request(config, family, parts, found))
     if settings.targets is not None:
         tell_targets(settings, family, found, network)
     eight_bit.apply(config.machine, parts)  # last: merging and first weights need the weights as they are

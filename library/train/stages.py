@@ -77,6 +77,7 @@ def material(config: RunConfig, family: Family, plan: DatasetPlan) -> Material:
         log.info("model loaded in %.1f s", time.time() - since)
     if config.loop.kohya_order:
         seeds.skip_uniform_draws(seeds.default_init_draws(parts.denoiser))
+    prepare.merge_base(config, family, parts)
     conds = guides.encode(config, family, parts, accelerator)
     sources = caching.fill(config, family, plan, parts, caching.Place(accelerator, precision))
     return Material(config, accelerator, parts, plan, sources, length, conds)

@@ -139,6 +139,16 @@ def test_stale_and_broken_files_are_made_again_with_a_word(tmp_path, spoil, capl
     assert cache(plan.items[0]).flipped is not None
 
 
+def test_files_of_another_vae_are_made_again(tmp_path):
+    plan = two_pictures(tmp_path)
+    calls = []
+    for maker in ("one", "one", "other"):
+        encoder = Encoder()
+        cache_latents(plan, encoder, replace(DISK, maker=maker))
+        calls.append(len(encoder.calls))
+    assert calls == [1, 0, 1]
+
+
 def test_skip_cache_check_takes_files_as_they_are(tmp_path):
     plan = two_pictures(tmp_path)
     for item in plan.items:
@@ -275,7 +285,9 @@ def test_texts_of_a_changed_caption_are_encoded_again(tmp_path):
     path.with_suffix(".txt").write_text("new", encoding="utf-8")
     changed = TextEncoder()
     cache_text(folder_plan(tmp_path), changed, options)
-    assert again.texts == [] and changed.texts == ["new"]
+    other = TextEncoder()
+    cache_text(folder_plan(tmp_path), other, replace(options, maker="another model"))
+    assert again.texts == [] and changed.texts == other.texts == ["new"]
 
 
 def test_cached_texts_have_prefix_and_separators_applied(tmp_path):

@@ -38,7 +38,7 @@ def train(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
 
-    def run(name="lora", *more: str, **flags) -> Run:
+    def run(name="lora", *more: str, script="train_network.py", **flags) -> Run:
         settings = {
             "pretrained_model_name_or_path": ROOT / "examples" / "tiny-sd", "train_data_dir": ROOT / "examples" / "dataset",
             "output_dir": tmp_path / "out", "output_name": name, "resolution": "64,64", "network_module": "networks.lora",
@@ -46,6 +46,6 @@ def train(tmp_path, monkeypatch):
             "seed": 1, "console_log_level": "WARNING"} | flags
         argv = [f"--{flag}" if value is True else f"--{flag}={value}" for flag, value in settings.items()
                 if value is not None and value is not False]
-        return Run(Path(settings["output_dir"]), name, main([*argv, *more]))
+        return Run(Path(settings["output_dir"]), name, main([*argv, *more], script))
 
     return run

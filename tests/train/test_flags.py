@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from tests.train.conftest import ROOT
 
@@ -237,6 +238,29 @@ def test_base_weights_are_merged_at_their_strength(quick, plain):
     strong, none = quick("strong", base_weights=file), quick("none", base_weights=file, base_weights_multiplier=0)
     assert strong.losses[0] < plain()[0]
     assert none.losses[0] == plain()[0]
+
+
+def test_what_is_cached_is_encoded_by_the_model_with_its_base_weights(quick):
+    file = quick("first", learning_rate=1e-2).folder / "first.safetensors"
+    shared = {"base_weights": file, "network_train_unet_only": True}
+    cached = quick("cached", script="sdxl_train_network.py", cache_text_encoder_outputs=True, **shared)
+    assert cached.losses[0] == quick("fresh", **shared).losses[0]
+
+
+def test_caches_on_disk_notice_another_model(quick, tmp_path):
+    pictures = tmp_path / "pictures"
+    shutil.copytree(DATA, pictures)
+    shared = {"train_data_dir": pictures, "cache_latents_to_disk": True}
+    assert quick("first", **shared).code == 0
+    files = {file: file.stat().st_mtime_ns for file in pictures.rglob("*.npz")}
+    assert files and quick("again", **shared).code == 0
+    assert files == {file: file.stat().st_mtime_ns for file in pictures.rglob("*.npz")}
+    other = tmp_path / "other"
+    shutil.copytree(MODEL, other)
+    weights = load_file(other / "vae" / "diffusion_pytorch_model.safetensors")
+    save_file({name: tensor * 1.01 for name, tensor in weights.items()}, other / "vae" / "diffusion_pytorch_model.safetensors")
+    assert quick("other", pretrained_model_name_or_path=other, **shared).code == 0
+    assert all(file.stat().st_mtime_ns != before for file, before in files.items())
 
 
 def test_regularisation_pictures_count_with_their_weight(quick, tmp_path):
