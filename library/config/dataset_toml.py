@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from library.config.data_reading import DataReading
 from library.config.dataset_keys import DATASET, ELSEWHERE, GENERAL, KEYS, SUBSET, size, span
 from library.config.near_key import misspelt
 from library.config.run_config import DatasetPart, SubsetConfig
 from library.config.toml_text import SettingsText, read_settings
 from library.flags import Flags
-from library.util.records import Problem, UserError
+from library.util.records import UserError
 from library.util.said import say
 
 SUBSET_FIELDS = {one.name: one for one in fields(SubsetConfig)}
 PATH_FIELDS = ("image_dir", "metadata_file", "conditioning_data_dir")
+SMALLEST_SIDE = 64
+"""Pixels; below it no model here was made to draw."""
 DATASET_FIELDS = (
     "batch_size",
     "resolution",
@@ -33,20 +36,6 @@ DATASET_FIELDS = (
     "validation_split",
     "validation_seed",
 )
-
-
-@dataclass
-class DataReading:
-    """What the data description gave, and everything noticed on the way."""
-
-    notes: list[Problem] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-
-    def note(self, where: str, what: str, remedy: str = "", severity: str = "note") -> None:
-        self.notes.append(Problem(where, what, remedy, severity, "dataset_config"))
-
-    def stop(self, where: str, what: str, remedy: str) -> None:
-        self.problems.append(Problem(where, what, remedy, check="dataset_config"))
 
 
 def read_parts(path: Path, flags: Flags, reading: DataReading) -> tuple[DatasetPart, ...]:
@@ -262,10 +251,9 @@ def part(
 ) -> DatasetPart:
     """One data set with its size and bucket rules, checked; limits that nobody chose make room for the resolution."""
     values = {name: fall_back(name, tables, flags) for name in DATASET_FIELDS}
+    before = len(reading.problems)
     if values["resolution"] is None:
-        reading.stop(
-            where, "No resolution is given.", "Add --resolution=512,512 (1024,1024 for SDXL and later models)."
-        )
+        reading.judged("resolution_missing", where)
         values["resolution"] = (512, 512)
     elif isinstance(values["resolution"], str):
         values["resolution"] = _flag_size(values["resolution"], reading)
@@ -274,7 +262,8 @@ def part(
         for name in ("min_bucket_reso", "max_bucket_reso")
         if flags.given(name) or any(name in one for one in tables)
     }
-    _check_buckets(values, where, chosen, reading)
+    if len(reading.problems) == before:  # of a size that is not known nothing more can be said
+        _check_buckets(values, where, chosen, reading)
     values["validation_split"] = values["validation_split"] or 0.0
     return DatasetPart(subsets, **values)
 
@@ -283,27 +272,22 @@ def _flag_size(typed: str, reading: DataReading) -> tuple[int, int]:
     try:
         return size(int(typed) if typed.strip().isdigit() else typed)[0]
     except ValueError:
-        reading.stop(
-            "--resolution",
-            say('"{typed}" is no size.', typed=typed),
-            "Write --resolution=512 or --resolution=512,768 (width,height).",
-        )
+        reading.judged("resolution_form", "--resolution", value=typed)
         return 512, 512
 
 
 def _check_buckets(values: dict[str, Any], where: str, chosen: set[str], reading: DataReading) -> None:
     """kohya's rules for bucket sizes; mends a shortest or longest side that is only the default."""
     width, height = values["resolution"]
-    if min(width, height) <= 0:
-        reading.stop(where, say("resolution {width}x{height} is not above 0.", width=width, height=height),
-                     "Write for example 512,512.")
+    if min(width, height) < SMALLEST_SIDE:
+        reading.judged("resolution_form.small", where, value=f"{width}x{height}")
     if values["batch_size"] < 1:
-        reading.stop(where, say("batch size {size} is below 1.", size=values["batch_size"]), "Give 1 or more.")
+        reading.judged("batch_size", where, size=values["batch_size"])
     if not values["enable_bucket"] or values["bucket_no_upscale"]:
         return
     low, high = values["min_bucket_reso"], values["max_bucket_reso"]
     if values["bucket_reso_steps"] < 1:
-        reading.stop(where, say("bucket_reso_steps {steps} is below 1.", steps=values["bucket_reso_steps"]), "64 is usual.")
+        reading.judged("bucket_steps", where, steps=values["bucket_reso_steps"])
         return
     if low > min(width, height) and "min_bucket_reso" not in chosen:
         values["min_bucket_reso"] = low = min(width, height)
@@ -313,19 +297,10 @@ def _check_buckets(values: dict[str, Any], where: str, chosen: set[str], reading
         values["max_bucket_reso"] = high = max(width, height)
         reading.note(where, say("max_bucket_reso (not given) is set to {high} to hold the resolution {width}x{height}.",
                                 high=high, width=width, height=height))
+    size = f"{width}x{height}"
     if low > min(width, height):
-        reading.stop(
-            where,
-            say("min_bucket_reso {low} is larger than the resolution's shorter side {side}.", low=low, side=min(width, height)),
-            say("Set --min_bucket_reso={side} or less.", side=min(width, height)),
-        )
+        reading.judged("bucket_range.low", where, size=size, low=low, need=min(width, height))
     if high < max(width, height):
-        reading.stop(
-            where,
-            say("max_bucket_reso {high} is smaller than the resolution's longer side {side}.",
-                high=high, side=max(width, height)),
-            say("Set --max_bucket_reso={side} or more.", side=max(width, height)),
-        )
+        reading.judged("bucket_range.high", where, size=size, high=high, need=max(width, height))
     if low > high:
-        reading.stop(where, say("min_bucket_reso {low} is larger than max_bucket_reso {high}.", low=low, high=high),
-                     "Exchange them.")
+        reading.judged("bucket_range.crossed", where, low=low, high=high)

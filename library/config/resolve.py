@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from library.config import sections
-from library.config.dataset_toml import DataReading, part, read_parts, template
+from library.config.data_reading import DataReading
+from library.config.dataset_toml import part, read_parts, template
 from library.config.rules import judge
 from library.config.run_config import DatasetConfig, ModelConfig, RunConfig
 from library.families import registry
@@ -31,6 +32,9 @@ class Detected:
 
 Detect = Callable[[str, Flags], Detected]
 """(source as typed, flags) -> what it is; raises UserError where that cannot be told."""
+MOVING_CAPTIONS = ("shuffle_caption", "caption_dropout_rate", "token_warmup_step", "caption_tag_dropout_rate", "enable_wildcard",
+                   "caption_dropout_every_n_epochs")  # fmt: skip
+"""Options of a subset that give a picture another caption each time."""
 FamilyOf = Callable[[str], Family]
 
 
@@ -57,10 +61,10 @@ def resolve(flags: Flags, detect: Detect, family_of: FamilyOf = registry.get) ->
     seed = flags["seed"] if flags["seed"] is not None else random.SystemRandom().randrange(2**32)
     if flags["seed"] is None:
         found.append(
-            Problem("--seed", say("None is given; {seed} was drawn.", seed=seed), "Give it to repeat this run.", "note", "settings")
+            Problem("--seed", say("No seed was given; {seed} was drawn by chance.", seed=seed),
+                    say("Give --seed={seed} to repeat this run.", seed=seed), "note", "settings")
         )
         origins["seed"] = "drawn"
-    found += _announcements(flags)
     if any(problem.severity == "stop" for problem in found):
         raise UserError(*dict.fromkeys(problem for problem in (*flags.notes, *found) if problem.severity != "note"))
     assert model is not None
@@ -213,33 +217,29 @@ def _check_subsets(flags: Flags, config: DatasetConfig, reading: DataReading) ->
         if caches_latents and not config.folder_mode:
             for option in ("color_aug", "random_crop"):
                 if getattr(subset, option):
-                    reading.stop("--cache_latents", say("It cannot go with {option}{place}.", option=option, place=place),
-                                 "Remove one of the two.")
+                    reading.judged("latents_subset", "--cache_latents", option=option, place=place)
         moving = [
             option
-            for option in ("shuffle_caption", "caption_dropout_rate", "token_warmup_step", "caption_tag_dropout_rate")
+            for option in MOVING_CAPTIONS
             if getattr(subset, option)
         ]
         if caches_text and moving:
-            reading.stop(
-                "--cache_text_encoder_outputs",
-                say("It needs captions that never change, but these are on{place}: {moving}.", moving=moving, place=place),
-                "Remove one of the two.",
-            )
+            reading.judged("cached_text_shuffle", "--cache_text_encoder_outputs", moving=moving, place=place)
         if subset.token_warmup_min < 1 or subset.token_warmup_step < 0:
             reading.stop(
                 "token_warmup",
-                say("token_warmup_min {token_warmup_min}, token_warmup_step {token_warmup_step}{place} make no sense.",
+                say("token_warmup_min is {token_warmup_min} and token_warmup_step {token_warmup_step}{place}, but the number of "
+                    "tags to begin with is 1 or more, and the steps until all are used 0 or more.",
                     token_warmup_min=subset.token_warmup_min, token_warmup_step=subset.token_warmup_step, place=place),
-                "token_warmup_min is 1 or more, token_warmup_step 0 or more.",
+                "Give such numbers, or remove both.",
             )
         for option in ("caption_dropout_rate", "caption_tag_dropout_rate"):
             if not config.folder_mode and not 0 <= getattr(subset, option) <= 1:
                 reading.stop(
                     "--dataset_config",
-                    say("{option} = {value}{place} makes no sense.",
+                    say("{option} is {value}{place}, but a part of the captions lies between 0 (none) and 1 (all).",
                         option=option, value=getattr(subset, option), place=place),
-                    "Give a number between 0 and 1.",
+                    "Write 0.1 for ten per cent.",
                 )
 
 
@@ -287,31 +287,4 @@ def _against_model(flags: Flags, model: ModelConfig, family: Family, data: Datas
                     check="settings",
                 )
             )
-    return found
-
-
-def _announcements(flags: Flags) -> list[Problem]:
-    """Defaults that people do not expect."""
-    found = []
-    if not flags["network_module"]:
-        found.append(
-            Problem(
-                "--network_module",
-                say("It is not given; {default_module} is used.", default_module=sections.DEFAULT_MODULE),
-                "Give it to choose another adapter.",
-                "note",
-                "settings",
-            )
-        )
-    if not flags.given("max_train_steps") and not flags["max_train_epochs"]:
-        found.append(
-            Problem(
-                "--max_train_steps",
-                say("Neither it nor --max_train_epochs is given; the default of {max_train_steps} steps holds.",
-                    max_train_steps=flags['max_train_steps']),
-                "Give one of them.",
-                "note",
-                "settings",
-            )
-        )
     return found

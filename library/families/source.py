@@ -16,6 +16,8 @@ from library.util.hub_access import patiently, present_place
 from library.util.records import Problem, UserError
 
 FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".sft")
+HUB_PAGES = ("models", "datasets", "spaces")
+"""First parts of a path that are pages of the hub, so that no user can have that name."""
 _REPO = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 
 
@@ -33,6 +35,7 @@ def looks_like_path(text: str) -> bool:
         or text.startswith((".", "/", "~"))
         or bool(re.match(r"^[A-Za-z]:", text))
         or not _REPO.match(text)
+        or text.split("/")[0].lower() in HUB_PAGES
     )
 
 

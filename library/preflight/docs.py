@@ -6,12 +6,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+from library.config.data_reading import SENTENCES
+from library.config.rules import RULES
 from library.preflight.machine import Machine
 from library.preflight.registry import LEVELS, Check, Context, registered
 from library.preflight.texts import TEXTS
 from library.util import frame
 from library.util.records import Problem
 
+ALL_TEXTS = (*TEXTS.items(), *SENTENCES.items(), *((rule.name, (rule.what, rule.remedy)) for rule in RULES))
+"""(key, (what is wrong, what to do)) of every check, those that ``library.config`` judges included."""
 TITLES = {
     "words": "What was typed, and what is installed",
     "files": "Files and folders",
@@ -133,15 +137,14 @@ def shown(text: str) -> str:
 
 def entry(one: Check) -> str:
     """One check: its name, what it looks at, and all it can say."""
-    keys = [key for key in TEXTS if key.split(".")[0] == one.name or key in BESIDE.get(one.name, ())]
+    texts = [text for key, text in ALL_TEXTS if key.split(".")[0] == one.name or key in BESIDE.get(one.name, ())]
     lines = [f"### {one.name}", "", one.about, ""]
-    lines += [message(key) for key in keys] or ["Its words come from what it examines.\n"]
+    lines += [message(*text) for text in texts] or ["Its words come from what it examines.\n"]
     return "\n".join(lines)
 
 
-def message(key: str) -> str:
+def message(what: str, remedy: str) -> str:
     """One message as a list item."""
-    what, remedy = TEXTS[key]
     return f"- {shown(what)}" + (f"\n  **What to do:** {shown(remedy)}" if remedy else "")
 
 
@@ -158,7 +161,7 @@ def page() -> str:
     parts = [HEAD.format(levels=levels, frames=frames, count=len(checks))]
     for level in LEVELS:
         parts.append(f"\n## {TITLES[level]}\n\n" + "\n\n".join(entry(c).rstrip() for c in checks if c.level == level) + "\n")
-    parts.append(GUARDS + "\n".join(message(key) for key in TEXTS if key.startswith("guard_")) + "\n")
+    parts.append(GUARDS + "\n".join(message(*text) for key, text in ALL_TEXTS if key.startswith("guard_")) + "\n")
     return "".join(parts)
 
 

@@ -146,6 +146,11 @@ def check_data_folders(context: Context) -> Iterator[Problem]:
         if path.is_file():
             yield context.stop("folder_missing.file", f"--{name}", path=path, parent=path.parent)
         elif not path.exists():
+            typed = str(context.flag(name))
+            beside = beside_config(context, typed)
+            if beside is not None:
+                yield context.stop("folder_missing.beside", f"--{name}", typed=typed, cwd=context.cwd, found=beside)
+                continue
             parent, near = nearest(path)
             key = "folder_missing.near" if near else "folder_missing"
             yield context.stop(key, f"--{name}", path=path, parent=parent, near=near, cwd=context.cwd)
@@ -208,6 +213,15 @@ def check_adapter_files(context: Context) -> Iterator[Problem]:
             yield context.stop(key, f"--{name}", path=path, parent=parent, near=near)
 
 
+def beside_config(context: Context, typed: str) -> Path | None:
+    """What was typed as a relative path, where it leads somewhere from the folder of the config file alone."""
+    config = context.flag("config_file")
+    if not config or Path(typed).expanduser().is_absolute() or (context.cwd / typed).exists():
+        return None
+    found = (context.cwd / Path(str(config)).expanduser()).parent / typed
+    return found if found.exists() else None
+
+
 def nearest(path: Path, count: int = 3) -> tuple[Path, str]:
     """The deepest folder of a path that exists, and the names in it that are nearest to what was typed ("" = none)."""
     import difflib
@@ -221,7 +235,7 @@ def nearest(path: Path, count: int = 3) -> tuple[Path, str]:
         return parent, ""
     lower = {n.lower(): n for n in names}
     close = [lower[m] for m in difflib.get_close_matches(wrong.lower(), lower, count, 0.6)]
-    starts = [n for n in names if n.lower().startswith(wrong.lower() + " ")]
+    starts = [n for n in names if n.lower().startswith((wrong.lower() + " ", wrong.lower() + "."))][:count]
     return parent, ", ".join(dict.fromkeys(starts + close))
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from library.preflight import hub_client, tokens
-from library.preflight.files import nearest
+from library.preflight.files import beside_config, nearest
 from library.preflight.hub_client import Answer
-from library.preflight.model_files import FLAG, local_path, missing_parts, typed_model
+from library.preflight.model_files import FLAG, local_path, missing_parts, not_found, typed_model
 from library.preflight.registry import Context, check
 from library.util.hub_access import mirror_of
 from library.util.records import Problem
@@ -130,6 +130,9 @@ def check_repo_exists(context: Context) -> Iterator[Problem]:
     if said is None or said.kind != "not_found":
         return
     typed = typed_model(context)
+    if beside_config(context, typed) is not None:
+        yield not_found(context, FLAG, typed)
+        return
     parent, near = nearest(context.cwd / typed)
     key = "hub_not_found.local" if near else "hub_not_found"
     yield context.stop(key, FLAG, repo=typed, cwd=context.cwd, parent=parent, near=near)
@@ -146,10 +149,14 @@ def check_reachable(context: Context) -> Iterator[Problem]:
         (_host(context.machine.env[n]) for n in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY") if context.machine.env.get(n)), "-"
     )
     reason = said.kind if said.kind != "unreachable" else said.reason
-    values = {"repo": repo, "address": address, "status": said.status, "proxy": proxy, "variable": said.reason}
+    values = {"repo": repo, "address": address, "status": said.status, "proxy": proxy, "variable": said.reason,
+              "cwd": context.cwd}  # fmt: skip
     snapshot = cached_snapshot(context, repo)
+    typed = typed_model(context)
     if snapshot is not None and not missing_parts(snapshot):
         yield context.note("hub_unreachable.cached", FLAG, **values)
+    elif (context.cwd / typed).parent.is_dir() or beside_config(context, typed) is not None:
+        yield not_found(context, FLAG, typed)
     else:
         yield context.stop(f"hub_unreachable.{reason}", FLAG, **values)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-from library.preflight.files import nearest
+from library.preflight.files import beside_config, nearest
 from library.preflight.registry import Context, check
 from library.util.header import FileKind
 from library.util.records import Problem
@@ -55,17 +55,28 @@ def check_model_exists(context: Context) -> Iterator[Problem]:
     typed = typed_model(context)
     path = local_path(context, typed)
     if path is not None and not path.exists():
-        yield _not_found(context, FLAG, path)
+        yield not_found(context, FLAG, typed)
 
 
-def _not_found(context: Context, flag: str, path: Path) -> Problem:
+def not_found(context: Context, flag: str, typed: str) -> Problem:
+    """A stop for a model file that is not there: which part of its path exists, and what stands there."""
+    path = context.cwd / Path(typed).expanduser()
+    drive = PureWindowsPath(typed).drive
+    if drive and context.machine.system != "Windows":
+        return context.stop("model_not_found.windows", flag, typed=typed, system=context.machine.system)
+    beside = beside_config(context, typed)
+    if beside is not None:
+        return context.stop("model_not_found.beside", flag, typed=typed, cwd=context.cwd, found=beside)
     parent, near = nearest(path)
-    inside = sorted(n for n in os.listdir(parent) if n.lower().endswith(MODEL_ENDINGS))[:5] if parent == path.parent else []
+    if not parent.is_dir():
+        return context.stop("model_not_found.drive", flag, path=path, drive=path.drive or parent)
     missing = path.relative_to(parent).parts[0]
     if near:
-        return context.stop("model_not_found.near", flag, path=path, parent=parent, missing=missing, near=near)
+        key = "model_not_found.blank" if f"{missing} ".lower() in near.lower() else "model_not_found.near"
+        return context.stop(key, flag, path=path, parent=parent, missing=missing, near=near)
+    inside = sorted(n for n in os.listdir(parent) if n.lower().endswith(MODEL_ENDINGS))[:5] if parent == path.parent else []
     if inside:
-        return context.stop("model_not_found.inside", flag, path=path, parent=parent, inside=", ".join(inside))
+        return context.stop("model_not_found.inside", flag, path=path, parent=parent, missing=missing, inside=", ".join(inside))
     return context.stop("model_not_found", flag, path=path, parent=parent, missing=missing, cwd=context.cwd)
 
 
@@ -293,7 +304,7 @@ def check_vae(context: Context) -> Iterator[Problem]:
     if path is None:
         return
     if not path.exists():
-        yield _not_found(context, "--vae", path)
+        yield not_found(context, "--vae", typed)
     elif path.is_dir():
         if not any((path / n).is_file() for n in ("config.json", "vae/config.json")):
             yield context.stop("vae_file.folder", "--vae", path=path)

@@ -8,95 +8,68 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from library.preflight.registry import Context, check
-from library.preflight.words import size_of
-from library.util.records import Problem, Severity
-
-FIXED_SCHEDULES = ("constant", "adafactor")
+from library.util.records import Problem
 
 
 @dataclass(frozen=True)
 class Needs:
-    """One flag that is of no use, or wrong, unless ``met`` says so of the context."""
+    """One flag that is of no use unless ``met`` says so of the context."""
 
     flag: str
     met: Callable[[Context], Any]
     need: str
     """The words for what it needs, as one would type them."""
-    severity: Severity = "stop"
 
 
 NEEDS = (
-    Needs("full_fp16", lambda c: c.flag("mixed_precision") == "fp16", "--mixed_precision fp16"),
-    Needs("full_bf16", lambda c: c.flag("mixed_precision") == "bf16", "--mixed_precision bf16"),
-    Needs("adaptive_noise_scale", lambda c: c.flag("noise_offset"), "--noise_offset"),
-    Needs("noise_offset_random_strength", lambda c: c.flag("noise_offset"), "--noise_offset", "warn"),
-    Needs("ip_noise_gamma_random_strength", lambda c: c.flag("ip_noise_gamma"), "--ip_noise_gamma", "warn"),
-    Needs("dim_from_weights", lambda c: c.flag("network_weights"), "--network_weights"),
-    Needs("base_weights_multiplier", lambda c: c.flag("base_weights"), "--base_weights"),
-    Needs("resume_from_huggingface", lambda c: c.flag("resume"), "--resume"),
-    Needs("save_state_to_huggingface", lambda c: c.flag("huggingface_repo_id"), "--huggingface_repo_id"),
-    Needs("save_last_n_steps", lambda c: c.flag("save_every_n_steps"), "--save_every_n_steps", "warn"),
-    Needs("save_last_n_epochs", lambda c: c.flag("save_every_n_epochs"), "--save_every_n_epochs", "warn"),
+    Needs("noise_offset_random_strength", lambda c: c.flag("noise_offset"), "--noise_offset"),
+    Needs("ip_noise_gamma_random_strength", lambda c: c.flag("ip_noise_gamma"), "--ip_noise_gamma"),
+    Needs("save_last_n_steps", lambda c: c.flag("save_every_n_steps"), "--save_every_n_steps"),
+    Needs("save_last_n_epochs", lambda c: c.flag("save_every_n_epochs"), "--save_every_n_epochs"),
     Needs(
         "save_last_n_steps_state",
         lambda c: c.flag("save_state") and c.flag("save_every_n_steps"),
         "--save_state --save_every_n_steps",
-        "warn",
     ),
     Needs(
         "save_last_n_epochs_state",
         lambda c: c.flag("save_state") and c.flag("save_every_n_epochs"),
         "--save_state --save_every_n_epochs",
-        "warn",
     ),
-    Needs("sample_every_n_steps", lambda c: c.flag("sample_prompts"), "--sample_prompts", "warn"),
-    Needs("sample_every_n_epochs", lambda c: c.flag("sample_prompts"), "--sample_prompts", "warn"),
-    Needs("sample_at_first", lambda c: c.flag("sample_prompts"), "--sample_prompts", "warn"),
     Needs(
-        "validate_every_n_steps", lambda c: c.flag("validation_split") or c.flag("dataset_config"), "--validation_split", "warn"
+        "validate_every_n_steps", lambda c: c.flag("validation_split") or c.flag("dataset_config"), "--validation_split"
     ),
     Needs(
         "validate_every_n_epochs",
         lambda c: c.flag("validation_split") or c.flag("dataset_config"),
         "--validation_split",
-        "warn",
     ),
-    Needs("bucket_no_upscale", lambda c: c.flag("enable_bucket") or c.flag("dataset_config"), "--enable_bucket", "warn"),
-    Needs("cpu_offload_checkpointing", lambda c: c.flag("gradient_checkpointing"), "--gradient_checkpointing", "warn"),
+    Needs("bucket_no_upscale", lambda c: c.flag("enable_bucket") or c.flag("dataset_config"), "--enable_bucket"),
+    Needs("cpu_offload_checkpointing", lambda c: c.flag("gradient_checkpointing"), "--gradient_checkpointing"),
 )
 
 
-@check("option_needs", level="words", row="F69")
+@check("no_effect", level="words", row="F69")
 def check_needs(context: Context) -> Iterator[Problem]:
-    """Options that mean nothing without another one."""
+    """Options that do nothing without another one."""
     for rule in NEEDS:
         if context.flag(rule.flag) and not rule.met(context):
-            key = "option_needs" if rule.severity == "stop" else "option_needs.no_effect"
-            yield context.problem(rule.severity, key, f"--{rule.flag}", flag=rule.flag, need=rule.need)
+            yield context.warn("no_effect", f"--{rule.flag}", flag=rule.flag, need=rule.need)
 
 
-@check("both_only", level="words", row="F23")
-def check_both_only(context: Context) -> Iterator[Problem]:
-    """The two "only" flags exclude each other."""
-    if context.flag("network_train_unet_only") and context.flag("network_train_text_encoder_only"):
-        yield context.stop("both_only", "--network_train_unet_only")
+@check("alpha_zero", level="words", row="F23")
+def check_alpha_zero(context: Context) -> Iterator[Problem]:
+    """An alpha of 0 counts as dim."""
+    if context.flag("network_alpha") == 0:
+        yield context.note("alpha_zero", "--network_alpha", dim=context.flag("network_dim"))
 
 
-@check("nothing_trained", level="words", row="F23")
-def check_something_trained(context: Context) -> Iterator[Problem]:
-    """With every learning rate at zero, or the one that counts, nothing would be trained."""
-    base = context.flag("learning_rate")
-    unet = base if context.flag("unet_lr") is None else context.flag("unet_lr")
-    text = text_rates(context) or (base,)
-    trains_unet = not context.flag("network_train_text_encoder_only") and unet != 0
-    trains_text = not context.flag("network_train_unet_only") and any(rate != 0 for rate in text)
-    if not trains_unet and not trains_text:
-        yield context.stop(
-            "nothing_trained",
-            "--unet_lr" if unet == 0 else "--text_encoder_lr",
-            unet=unet,
-            text=", ".join(str(r) for r in text),
-        )
+@check("warmup_none", level="words", row="F29")
+def check_warmup_none(context: Context) -> Iterator[Problem]:
+    """A schedule with a warm-up needs its length."""
+    given = context.flag("lr_warmup_steps") or context.flag("lr_scheduler_type")
+    if context.flag("lr_scheduler") == "constant_with_warmup" and not given:
+        yield context.note("warmup_none", "--lr_scheduler")
 
 
 def text_rates(context: Context) -> tuple[float, ...]:
@@ -105,44 +78,6 @@ def text_rates(context: Context) -> tuple[float, ...]:
     if value is None:
         return ()
     return tuple(value) if isinstance(value, (list, tuple)) else (value,)
-
-
-@check("dim_zero", level="words", row="F23")
-def check_dim(context: Context) -> Iterator[Problem]:
-    """A rank below one trains nothing."""
-    dim, alpha = context.flag("network_dim"), context.flag("network_alpha")
-    if dim is not None and dim < 1:
-        yield context.stop("dim_zero", "--network_dim", dim=dim)
-    if alpha is not None and alpha < 0:
-        yield context.stop("dim_zero.alpha", "--network_alpha", alpha=alpha)
-    if alpha == 0:
-        yield context.note("dim_zero.alpha_zero", "--network_alpha", dim=dim)
-
-
-@check("bucket_range", level="words", row="F41")
-def check_bucket_range(context: Context) -> Iterator[Problem]:
-    """The training size must lie between the limits of the buckets, where these were chosen (resolve moves defaults)."""
-    size = size_of(context.flag("resolution") or "")
-    low, high = context.flag("min_bucket_reso"), context.flag("max_bucket_reso")
-    if not context.flag("enable_bucket") or context.flag("dataset_config") or size is None or low is None or high is None:
-        return
-    if low > high:
-        yield context.stop("bucket_range.crossed", "--min_bucket_reso", low=low, high=high)
-    elif high < max(size) and context.given("max_bucket_reso"):
-        yield context.stop("bucket_range.high", "--max_bucket_reso", size=f"{size[0]},{size[1]}", high=high, need=max(size))
-    elif low > min(size) and context.given("min_bucket_reso"):
-        yield context.stop("bucket_range.low", "--min_bucket_reso", size=f"{size[0]},{size[1]}", low=low, need=min(size))
-
-
-@check("schedule_warmup", level="words", row="F29")
-def check_schedule_warmup(context: Context) -> Iterator[Problem]:
-    """A constant schedule has no warm-up."""
-    name = str(context.flag("lr_scheduler") or "")
-    warmup = context.flag("lr_warmup_steps")
-    if name.split(":")[0] in FIXED_SCHEDULES and warmup and not context.flag("lr_scheduler_type"):
-        yield context.stop("schedule_warmup", "--lr_warmup_steps", name=name, warmup=warmup)
-    if name == "constant_with_warmup" and not warmup and not context.flag("lr_scheduler_type"):
-        yield context.note("schedule_warmup.none", "--lr_scheduler")
 
 
 @check("schedule_adafactor", level="words", row="F29")
@@ -184,14 +119,6 @@ def optimizer_name(context: Context) -> str:
     return "AdamW8bit" if context.flag("use_8bit_adam") else "Lion" if context.flag("use_lion_optimizer") else "AdamW"
 
 
-@check("optimizer_twice", level="words", row="F69")
-def check_optimizer_twice(context: Context) -> Iterator[Problem]:
-    """The old optimizer switches exclude each other and --optimizer_type."""
-    given = [f"--{n}" for n in ("optimizer_type", "use_8bit_adam", "use_lion_optimizer") if context.flag(n)]
-    if len(given) > 1:
-        yield context.stop("optimizer_twice", given[0], given=", ".join(given))
-
-
 @check("optimizer_package", level="words", row="F82")
 def check_optimizer_package(context: Context) -> Iterator[Problem]:
     """The optimizer's package must be installed."""
@@ -220,59 +147,6 @@ def check_args_form(context: Context) -> Iterator[Problem]:
             yield context.stop("args_form", f"--{flag}", flag=flag, words=" ".join(bad))
 
 
-@check("cached_text_shuffle", level="words", row="F35")
-def check_cached_text(context: Context) -> Iterator[Problem]:
-    """Captions whose encoding is kept must not change."""
-    if not (context.flag("cache_text_encoder_outputs") or context.flag("cache_text_encoder_outputs_to_disk")):
-        return
-    changing = (
-        "shuffle_caption",
-        "caption_dropout_rate",
-        "caption_tag_dropout_rate",
-        "token_warmup_step",
-        "enable_wildcard",
-        "caption_dropout_every_n_epochs",
-    )
-    on = [f"--{name}" for name in changing if context.flag(name)]
-    if on:
-        yield context.stop("cached_text_shuffle", "--cache_text_encoder_outputs", on=", ".join(on))
-
-
-@check("cached_text_training", level="words", row="F51")
-def check_cached_text_training(context: Context) -> Iterator[Problem]:
-    """A text encoder whose output is kept cannot be trained."""
-    cached = context.flag("cache_text_encoder_outputs") or context.flag("cache_text_encoder_outputs_to_disk")
-    if cached and not context.flag("network_train_unet_only"):
-        if context.flag("network_train_text_encoder_only") or any(rate != 0 for rate in text_rates(context)):
-            yield context.stop("cached_text_training", "--cache_text_encoder_outputs")
-        else:
-            yield context.warn("cached_text_training.flag", "--cache_text_encoder_outputs")
-
-
-@check("latents_random", level="words", row="F64")
-def check_cached_latents(context: Context) -> Iterator[Problem]:
-    """Pictures whose latents are kept must not change."""
-    if not (context.flag("cache_latents") or context.flag("cache_latents_to_disk")):
-        return
-    on = [f"--{name}" for name in ("color_aug", "random_crop", "face_crop_aug_range") if context.flag(name)]
-    if on:
-        yield context.stop("latents_random", "--cache_latents", on=", ".join(on))
-
-
-@check("timestep_range", level="words", row="F69")
-def check_timesteps(context: Context) -> Iterator[Problem]:
-    """The range of time steps must not be empty."""
-    low, high = context.flag("min_timestep"), context.flag("max_timestep")
-    if low is not None and high is not None and low >= high:
-        yield context.stop("timestep_range", "--min_timestep", low=low, high=high)
-
-
-@check("base_weights_count", level="words", row="F78")
-def check_base_weights(context: Context) -> Iterator[Problem]:
-    """There must not be more strengths than files."""
-    files, strengths = context.flag("base_weights") or (), context.flag("base_weights_multiplier") or ()
-    if files and len(strengths) > len(files):
-        yield context.stop("base_weights_count", "--base_weights_multiplier", files=len(files), strengths=len(strengths))
 
 
 @check("log_with", level="words", row="F81")
@@ -312,13 +186,11 @@ def check_attention(context: Context) -> Iterator[Problem]:
 
 @check("length_twice", level="words", row="F63")
 def check_length(context: Context) -> Iterator[Problem]:
-    """Epochs win over steps; without either kohya's 1600 steps hold."""
+    """Epochs win over steps."""
     if context.flag("max_train_epochs") and context.given("max_train_steps"):
         yield context.note(
             "length_twice", "--max_train_epochs", epochs=context.flag("max_train_epochs"), steps=context.flag("max_train_steps")
         )
-    elif not context.flag("max_train_epochs") and not context.given("max_train_steps"):
-        yield context.note("length_twice.default", "--max_train_steps", steps=context.flag("max_train_steps"))
 
 
 @check("save_never", level="words", row="F63")
@@ -327,27 +199,6 @@ def check_saves(context: Context) -> Iterator[Problem]:
     every, steps = context.flag("save_every_n_steps"), context.flag("max_train_steps")
     if every and steps and not context.flag("max_train_epochs") and every > steps:
         yield context.note("save_never", "--save_every_n_steps", every=every, steps=steps)
-
-
-@check("clip_skip_range", level="words", row="F69")
-def check_clip_skip(context: Context) -> Iterator[Problem]:
-    """The text encoder has only so many layers to skip."""
-    value = context.flag("clip_skip")
-    if value and not 1 <= value <= 12:
-        yield context.stop("clip_skip_range", "--clip_skip", value=value)
-
-
-@check("rates_form", level="words", row="F69")
-def check_rates(context: Context) -> Iterator[Problem]:
-    """Chances lie between 0 and 1, counts are not negative."""
-    for name in ("caption_dropout_rate", "caption_tag_dropout_rate", "network_dropout", "validation_split"):
-        value = context.flag(name)
-        if value is not None and not 0 <= float(value) <= 1:
-            yield context.stop("rates_form", f"--{name}", value=value)
-    for name in ("train_batch_size", "gradient_accumulation_steps", "vae_batch_size"):
-        value = context.flag(name)
-        if value is not None and value < (0 if name == "vae_batch_size" else 1):
-            yield context.stop("rates_form.count", f"--{name}", value=value)
 
 
 def _nearest(word: str, words: list[str]) -> str:

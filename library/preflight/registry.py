@@ -38,6 +38,7 @@ STAGES: tuple[tuple[Level, ...], ...] = (CHEAP, ("machine",), ("network",), ("pr
 """What is shown together; a stop ends the checks after its stage."""
 MODULES = (
     "words",
+    "ruled",
     "options",
     "settings",
     "versions",

@@ -31,34 +31,6 @@ SECRET_FLAGS = ("huggingface_token", "wandb_api_key")
 TRAINED_ENDINGS = (".safetensors", ".ckpt", ".pt")
 
 
-@check("model_missing", level="words", row="F75")
-def check_model_given(context: Context) -> Iterator[Problem]:
-    """A run needs a base model."""
-    if not context.flag("pretrained_model_name_or_path"):
-        yield context.stop("model_missing", "--pretrained_model_name_or_path")
-
-
-@check("output_dir_missing", level="words", row="F46")
-def check_output_given(context: Context) -> Iterator[Problem]:
-    """A run needs a folder to write to."""
-    if not context.flag("output_dir"):
-        yield context.stop("output_dir_missing", "--output_dir")
-
-
-@check("data_missing", level="words", row="F01")
-def check_data_given(context: Context) -> Iterator[Problem]:
-    """A run needs pictures: a folder, a metadata file or a data set file."""
-    if not any(context.flag(name) for name in ("train_data_dir", "dataset_config", "in_json", "dataset_class", "prompts_file")):
-        yield context.stop("data_missing", "--train_data_dir")
-
-
-@check("network_module_missing", level="words", row="F23")
-def check_module_given(context: Context) -> Iterator[Problem]:
-    """Without a module the plain LoRA is trained."""
-    if not context.flag("network_module"):
-        yield context.note("network_module_missing", "--network_module")
-
-
 @check("network_module_unknown", level="words", row="F10")
 def check_module_exists(context: Context) -> Iterator[Problem]:
     """The adapter's module must be there."""
@@ -72,24 +44,6 @@ def check_module_exists(context: Context) -> Iterator[Problem]:
         return
     near = _near(str(name), registry.names()) or "networks.lora"
     yield context.stop("network_module_unknown", "--network_module", name=name, near=near)
-
-
-@check("resolution_missing", level="words", row="F41")
-def check_resolution_given(context: Context) -> Iterator[Problem]:
-    """Folders of pictures need a training size."""
-    if context.flag("train_data_dir") and not context.flag("dataset_config") and not context.flag("resolution"):
-        yield context.stop("resolution_missing", "--resolution")
-
-
-@check("resolution_form", level="words", row="F41")
-def check_resolution_form(context: Context) -> Iterator[Problem]:
-    """The training size is one number or width,height."""
-    value = context.flag("resolution")
-    if value and size_of(value) is None:
-        yield context.stop("resolution_form", "--resolution", value=value)
-    size = size_of(value) if value else None
-    if size is not None and min(size) < 64:
-        yield context.stop("resolution_form.small", "--resolution", value=value)
 
 
 def size_of(value: object) -> tuple[int, int] | None:
@@ -178,14 +132,6 @@ def check_placeholder(context: Context) -> Iterator[Problem]:
         value = str(context.flag(name) or "")
         if re.search(r"(?i)^<.+>$|path[/\\_]to[/\\_]|^your[_ ]|ここに", value):
             yield context.stop("unset_placeholder", f"--{name}", value=value)
-
-
-@check("dataset_config_wins", level="words", row="F01")
-def check_data_twice(context: Context) -> Iterator[Problem]:
-    """Beside a data set file the folder flags are not used."""
-    ignored = [f"--{n}" for n in ("train_data_dir", "reg_data_dir", "in_json") if context.flag(n)]
-    if context.flag("dataset_config") and ignored:
-        yield context.warn("dataset_config_wins", "--dataset_config", ignored=", ".join(ignored))
 
 
 def _near(word: str, words: list[str]) -> str:

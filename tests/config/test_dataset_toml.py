@@ -153,14 +153,14 @@ def test_all_unknown_misplaced_and_unreadable_keys_are_named_with_their_lines(tm
         ("[general]\n", "no [[datasets]]"),
         ("[[datasets]]\nresolution = 512\n", "no subsets"),
         ("[[datasets]]\nresolution = 512\n[[datasets.subsets]]\nnum_repeats = 1\n", "names no pictures"),
-        ('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "a"\n', "No resolution"),
+        ('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "a"\n', "No training size"),
         (SIMPLE + 'conditioning_data_dir = "m"\n', "--masked_loss"),
         (SIMPLE + "num_repeats = 0\n", "num_repeats = 0"),
         (SIMPLE + '[[datasets.subsets]]\nmetadata_file = "m.json"\n', "different kinds"),
-        (SIMPLE + "caption_dropout_rate = 2\n", "between 0 and 1"),
+        (SIMPLE + "caption_dropout_rate = 2\n", "between 0 (none) and 1"),
         (SIMPLE + "token_warmup_min = 0\n", "token_warmup"),
-        ("[general]\nenable_bucket = true\nmin_bucket_reso = 640\n" + SIMPLE, "min_bucket_reso 640 is larger"),
-        ("[general]\nenable_bucket = true\nmax_bucket_reso = 256\n" + SIMPLE, "max_bucket_reso 256 is smaller"),
+        ("[general]\nenable_bucket = true\nmin_bucket_reso = 640\n" + SIMPLE, "smaller than the smallest bucket (min_bucket_reso 640)"),
+        ("[general]\nenable_bucket = true\nmax_bucket_reso = 256\n" + SIMPLE, "larger than the largest bucket (max_bucket_reso 256)"),
         ("[general]\nenable_bucket = true\nbucket_reso_steps = 48\n" + SIMPLE, "multiple of 64"),
         ("[general]\nshuffle_caption = True\n" + SIMPLE, "true"),
     ],
@@ -224,7 +224,7 @@ def test_one_data_set_table_without_brackets_is_read(tmp_path):
 
 def test_folder_flags_beside_a_data_set_file_are_left_aside_with_a_warning(tmp_path):
     config = data(tmp_path, SIMPLE, ["--train_data_dir=x"])
-    assert config.data.train_data_dir is None and "left aside" in said(config)
+    assert config.data.train_data_dir is None and "used instead of --train_data_dir" in said(config)
 
 
 def test_folder_mode_leaves_the_folders_to_the_scan():
@@ -252,7 +252,7 @@ def test_bucket_limits_that_nobody_chose_make_room_for_the_resolution():
     )
     assert small.data.parts[0].min_bucket_reso == 64 and large.data.parts[0].max_bucket_reso == 1152
     assert "min_bucket_reso (not given)" in said(small) and "max_bucket_reso (not given)" in said(large)
-    with pytest.raises(UserError, match="smaller than the resolution"):
+    with pytest.raises(UserError, match="larger than the largest bucket"):
         resolved(["--resolution=768,1152", "--enable_bucket", "--max_bucket_reso=1024"])
 
 

@@ -163,25 +163,25 @@ def test_problems_of_detection_join_the_others():
 
 
 CONTRADICTIONS = [
-    ("--full_fp16", "needs --mixed_precision=fp16"),
-    ("--full_bf16 --mixed_precision=fp16", "needs --mixed_precision=bf16"),
-    ("--network_train_unet_only --network_train_text_encoder_only", "nothing would be trained"),
+    ("--full_fp16", "only with --mixed_precision=fp16"),
+    ("--full_bf16 --mixed_precision=fp16", "only with --mixed_precision=bf16"),
+    ("--network_train_unet_only --network_train_text_encoder_only", "exclude each other"),
     ("--dim_from_weights", "--network_weights"),
     ("--lr_warmup_steps=10", "constant_with_warmup"),
-    ("--use_8bit_adam --use_lion_optimizer", "exclude each other"),
-    ("--use_8bit_adam --optimizer_type=Lion", "contradicts"),
+    ("--use_8bit_adam --use_lion_optimizer", "More than one optimizer"),
+    ("--use_8bit_adam --optimizer_type=Lion", "More than one optimizer"),
     ("--adaptive_noise_scale=0.1", "--noise_offset"),
-    ("--cache_latents --color_aug", "Remove one"),
-    ("--cache_latents_to_disk --random_crop", "Remove one"),
-    ("--min_timestep=500 --max_timestep=400", "not below"),
+    ("--cache_latents --color_aug", "Remove --color_aug"),
+    ("--cache_latents_to_disk --random_crop", "Remove --random_crop"),
+    ("--min_timestep=500 --max_timestep=400", "below --max_timestep"),
     ("--network_dim=0", "1 or more"),
     ("--caption_dropout_rate=2", "between 0 and 1"),
     ("--token_warmup_min=0", "1 or more"),
-    ("--resolution=a", "no size"),
+    ("--resolution=a", "is not a size"),
     ("--scale_v_pred_loss_like_noise_pred", "predict v"),
     ("--resume_from_huggingface", "--resume"),
     ("--save_state_to_huggingface", "--huggingface_repo_id"),
-    ("--unet_lr=0 --network_train_unet_only", "nothing would be trained"),
+    ("--unet_lr=0 --network_train_unet_only", "Nothing would be trained"),
     ("--dataset_class=a.B", "--dataset_config"),
     ("--network_args conv_dim", "name=value"),
     ("--optimizer_args a=[1", "cannot be read"),
@@ -190,7 +190,7 @@ CONTRADICTIONS = [
     ("--save_format=comfy", "kohya or diffusers"),
     ("--learning_rate=-1", "0 or more"),
     ("--base_weights_multiplier 1", "--base_weights"),
-    ("--text_encoder_lr=0 --unet_lr=0", "nothing would be trained"),
+    ("--text_encoder_lr=0 --unet_lr=0", "Nothing would be trained"),
 ]
 
 
@@ -210,7 +210,7 @@ def test_all_contradictions_are_reported_together():
         "--caption_dropout_rate",
         "No base model",
         "No output folder",
-        "No pictures",
+        "No training pictures",
     ):
         assert words in found
 
@@ -233,8 +233,8 @@ def test_cached_captions_must_not_change():
     [
         (["--mem_eff_attn"], "concerns memory alone"),
         (["--fused_backward_pass"], "goes on without"),
-        ([], "the default of 1600 steps holds"),
-        ([], "networks.lora is used"),
+        ([], "1600 steps, the usual default"),
+        ([], "networks.lora is trained"),
     ],
 )
 def test_what_is_served_otherwise_is_said_in_one_line(argv, words):

@@ -123,6 +123,7 @@ def test_sharded_weights_are_downloaded_whole() -> None:
         ("~/model", True),
         ("v1-5-pruned.ckpt", True),
         ("D:model", True),
+        ("models/sd15", True),
         ("my model", True),
     ],
 )

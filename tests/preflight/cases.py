@@ -157,7 +157,29 @@ def full_flags(w: World, **flags: Any) -> Context:
     return replace(context, flags={**context.flags, **flags})
 
 
+RULED: dict[str, Case] = {
+    "prompts_file_missing": lambda w: w.context("train_leco.py", train_data_dir=None),
+    "bucket_steps": lambda w: w.context(bucket_reso_steps=0),
+    "value_range": lambda w: w.context(network_dim=0),
+    "batch_size": lambda w: w.context(train_batch_size=0),
+    "option_needs": lambda w: w.context(full_bf16=True),
+    "latents_subset": lambda w: w.context(
+        train_data_dir=None,
+        dataset_config=str(put(w.root / "d.toml", "[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'data'\nrandom_crop = true")),
+    ),
+    "zero_snr": lambda w: w.context(zero_terminal_snr=True),
+    "ema_decay": lambda w: w.context(ema_decay=1.5),
+    "run_position": lambda w: w.context(initial_step=2000),
+    "text_slider": lambda w: w.context(text_slider_states="leco"),
+    "length_default": lambda w: w.context(max_train_steps=None),
+    "memory_savers": lambda w: w.context(base_quantization="nf4", fp8_base=True),
+    "not_served": lambda w: w.context(mem_eff_attn=True),
+}
 WORDS: dict[str, Case] = {
+    **RULED,
+    "no_effect": lambda w: w.context(save_last_n_steps=10),
+    "alpha_zero": lambda w: w.context(network_alpha=0.0),
+    "warmup_none": lambda w: w.context(lr_scheduler="constant_with_warmup"),
     "model_missing": lambda w: w.context(pretrained_model_name_or_path=None),
     "output_dir_missing": lambda w: w.context(output_dir=None),
     "data_missing": lambda w: w.context(train_data_dir=None),
@@ -174,10 +196,8 @@ WORDS: dict[str, Case] = {
     "secret_in_text": lambda w: w.context(training_comment=f"mine {TOKEN}"),
     "unset_placeholder": lambda w: w.context(train_data_dir="<path to your images>"),
     "dataset_config_wins": lambda w: w.context(dataset_config="a.toml"),
-    "option_needs": lambda w: w.context(full_bf16=True),
     "both_only": lambda w: w.context(network_train_unet_only=True, network_train_text_encoder_only=True),
     "nothing_trained": lambda w: w.context(unet_lr=0.0, text_encoder_lr=[0.0]),
-    "dim_zero": lambda w: w.context(network_dim=0),
     "bucket_range": lambda w: w.context(resolution="768,1152", max_bucket_reso=1024),
     "schedule_warmup": lambda w: w.context(lr_scheduler="constant", lr_warmup_steps=100),
     "schedule_adafactor": lambda w: w.context(lr_scheduler="adafactor"),
@@ -197,7 +217,6 @@ WORDS: dict[str, Case] = {
     "length_twice": lambda w: w.context(max_train_epochs=3),
     "save_never": lambda w: w.context(save_every_n_steps=2000),
     "clip_skip_range": lambda w: w.context(clip_skip=20),
-    "rates_form": lambda w: w.context(caption_dropout_rate=10.0),
     "rate_default": lambda w: w.context(learning_rate=None, text_encoder_lr=None),
     "rate_high": lambda w: w.context(learning_rate=0.01),
     "rate_alpha": lambda w: w.context(learning_rate=1e-3, network_dim=128, network_alpha=128.0),

@@ -168,3 +168,37 @@ def test_wandb_without_a_login_stops_and_with_one_is_silent(world: World, variab
     (home / ".netrc").write_text(netrc, encoding="utf-8")
     logged_in = world.context(log_with="wandb", machine={"env": variables, "home": home, "packages": packages})
     assert fire("log_with", logged_in) == []
+
+
+@pytest.mark.parametrize(("flags", "place"), [
+    ({"pretrained_model_name_or_path": None}, "--pretrained_model_name_or_path"),
+    ({"output_dir": None}, "--output_dir"),
+    ({"train_data_dir": None}, "--train_data_dir"),
+    ({"lr_warmup_steps": 10, "lr_scheduler": "constant"}, "--lr_warmup_steps"),
+    ({"lr_warmup_steps": 10, "lr_scheduler": "adafactor", "optimizer_type": "Adafactor"}, "--lr_warmup_steps"),
+    ({"random_crop": True}, "--cache_latents"),
+    ({"min_timestep": 900, "max_timestep": 100}, "--min_timestep"),
+    ({"min_bucket_reso": 256, "max_bucket_reso": 64}, "--min_bucket_reso"),
+    ({"resolution": "a"}, "--resolution"),
+    ({"resolution": None}, "--resolution"),
+    ({"network_dim": 0}, "--network_dim"),
+    ({"full_bf16": True}, "--full_bf16"),
+    ({"use_8bit_adam": True, "use_lion_optimizer": True}, "--optimizer_type"),
+    ({"network_module": None}, "--network_module"),
+])
+def test_what_the_settings_contradict_is_said_once(world: World, flags: dict[str, object], place: str) -> None:
+    from library.flags import parse
+    from library.train.run import examine
+
+    found = examine(parse(world.argv(**flags))).problems
+    assert len([p for p in found if p.where == place]) == 1, found
+
+
+def test_cached_texts_and_captions_that_move_are_one_problem(world: World) -> None:
+    from library.flags import parse
+    from library.train.run import examine
+
+    argv = world.argv(cache_text_encoder_outputs=True, network_train_unet_only=True, text_encoder_lr=None)
+    found = examine(parse(argv, "sdxl_train_network.py")).problems
+    assert [p.what for p in found if p.where == "--cache_text_encoder_outputs"] == [
+        "With --cache_text_encoder_outputs captions are read once and must not change, but these are on: shuffle_caption."]

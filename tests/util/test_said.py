@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from library.config.data_reading import SENTENCES
 from library.config.front_ends import FRONT_KEYS
+from library.config.ranges import BOUNDS, USUAL
 from library.config.rules import RULES
 from library.flags import SCRIPTS, flags_of
 from library.flags.elsewhere import INSTEAD
@@ -46,6 +48,8 @@ def calls() -> Iterator[tuple[Path, ast.Call, str]]:
 def sentences() -> set[str]:
     """Every sentence that these rooms can say: in tables of theirs, in ``say``, and directly in a problem."""
     found = {text for pair in TEXTS.values() for text in pair} | set(WORDS.values())
+    found |= {text for pair in SENTENCES.values() for text in pair}
+    found |= {*USUAL.values(), *(bounds for _, _, bounds in BOUNDS)}
     found |= {text for rule in RULES for text in (rule.what, rule.remedy)}
     found |= {*INSTEAD.values(), *TYPE_WORDS.values()}
     found |= {key.text.template if isinstance(key.text, Said) else key.text for key in FRONT_KEYS.values()}
