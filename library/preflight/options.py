@@ -147,8 +147,6 @@ def check_args_form(context: Context) -> Iterator[Problem]:
             yield context.stop("args_form", f"--{flag}", flag=flag, words=" ".join(bad))
 
 
-
-
 @check("log_with", level="words", row="F81")
 def check_log_with(context: Context) -> Iterator[Problem]:
     """A logger needs its folder, its package and, for wandb, a key."""
