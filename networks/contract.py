@@ -11,7 +11,7 @@ from typing import Any
 
 from library.util.records import Problem, Target, UserError
 from library.util.tensorfile import read_tensors
-from networks import blocks, keys, ranks, role_dims
+from networks import blocks, keys, ranks, role_dims, role_rates
 from networks.base import AdapterNetwork, Dropouts, Kind, NetworkPlan
 from networks.groups import GroupPlan
 from networks.lowrank import LowRankOptions
@@ -54,13 +54,18 @@ def _rank_stabilised(plan: dict[str, ranks.Rank]) -> dict[str, ranks.Rank]:
     return {name: replace(rank, alpha=rank.alpha * math.sqrt(rank.dim)) for name, rank in plan.items()}
 
 
+def _by_role(args: Mapping[str, Any], targets: Sequence[Target]) -> dict[str, Any]:
+    """The arguments with what they say of roles turned into patterns on these targets' paths."""
+    return role_rates.translated(role_dims.translated(args, targets), targets)
+
+
 def build(kind: Kind, targets: Sequence[Target], size: tuple[int | None, float | None], neuron_dropout: float | None,
           args: Mapping[str, Any], multiplier: float = 1.0) -> AdapterNetwork:
     """Make a network of a kind on a model's targets from ``--network_args``; ``size`` is (dim, alpha).
 
     Raises UserError for unknown or wrong arguments, and where no module is left to adapt.
     """
-    options = read_options(kind.options, role_dims.translated(args, targets), f"networks.{kind.name}")
+    options = read_options(kind.options, _by_role(args, targets), f"networks.{kind.name}")
     weights = _lr_weights(options, targets)
     plan = ranks.plan(targets, _rank_request(options, size, weights))
     if options.use_rslora:
@@ -81,7 +86,7 @@ def build_from_weights(kind: Kind, targets: Sequence[Target], tensors: Mapping[s
 
     Raises UserError where the file holds another kind of adapter or none of this model's modules.
     """
-    options = read_options(kind.options, role_dims.translated(args, targets), f"networks.{kind.name}")
+    options = read_options(kind.options, _by_role(args, targets), f"networks.{kind.name}")
     modules, unknown = keys.to_kohya(tensors, keys.Names.of(targets))
     modules = {name: parts for name, parts in modules.items() if kind.rank_of(parts) is not None}
     if not modules:

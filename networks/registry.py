@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from library.util.records import Problem, UserError
-from networks import keys
+from networks import keys, role_rates
 from networks.request import NetworkRequest
 from networks.role_dims import with_outer
 
@@ -102,6 +102,7 @@ def create(module_name: str, request: NetworkRequest) -> Any:
     if not is_ours(module_name):
         from networks.external import create_foreign
 
+        role_rates.refuse(request.args, module_name)
         return create_foreign(module, module_name, request)
     return module.create_network(request.multiplier, request.dim, request.alpha, request.vae,
                                  list(request.text_encoders), request.denoiser, request.dropout,

@@ -37,6 +37,13 @@ TESTS: dict[str, str] = {
     "tests/families/test_assistant.py::test_the_assistant_acts_in_training_at_its_own_strength_whatever_the_sliders":
         "assistant_lora",
     "tests/families/test_swapping.py::test_blocks_that_wait_in_main_memory_leave_gradients_as_they_are": "blocks_to_swap",
+    "tests/families/test_family_flags.py::test_flags_of_one_architecture_change_what_is_learned": """
+        clip_l_dropout_rate clip_g_dropout_rate t5_dropout_rate pos_emb_random_crop_rate enable_scaled_pos_embed fp8_vl
+        fp8_scaled timestep_sampling""",
+    "tests/families/test_family_flags.py::test_rates_of_parts_are_those_of_their_layers":
+        "self_attn_lr cross_attn_lr mlp_lr llm_adapter_lr",
+    "tests/families/test_family_flags.py::test_a_rate_of_layers_without_adapters_names_the_way_out": "mod_lr",
+    "tests/config/test_resolve.py::test_a_model_type_that_the_file_contradicts_stops_with_the_way_out": "model_type",
     "tests/train/test_flags.py::test_full_fp16_gradients_are_unscaled": "full_fp16",
     "tests/train/test_flags.py::test_precision_follows_its_flags_where_there_is_a_gpu":
         "mixed_precision no_half_vae full_bf16",

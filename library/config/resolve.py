@@ -119,7 +119,7 @@ def _model(
         origins |= dict.fromkeys(better, "recommended")
     elif better:
         found.append(_advice(family, better))
-    found += _about_assistant(source, flags, family)
+    found += [*_about_assistant(source, flags, family), *_about_model_type(flags, family)]
     for name in flags.changed():
         if flags_of(flags.script)[name].served.kind == "family" and name not in names:
             found.append(
@@ -163,6 +163,16 @@ def _about_assistant(source: str, flags: Flags, family: Family) -> list[Problem]
     return [Problem("--assistant_lora", "The model's name tells a distilled variant: trained plainly, it loses its few-step "
                     "quality with every step.", "Give its training adapter (de-distillation LoRA) as --assistant_lora=FILE, "
                     "or keep the run short.", "note", "settings")]
+
+
+def _about_model_type(flags: Flags, family: Family) -> list[Problem]:
+    """--model_type, of a script that two architectures share, names the other one; the file decides."""
+    own = {one.name: one.default for one in fields(family.Options)}.get("model_type")
+    if own is None or not flags.given("model_type") or flags["model_type"] == own:
+        return []
+    return [Problem("--model_type", say("It says {typed}, but the base model is {title}.", typed=flags["model_type"],
+                                        title=family.SPEC.title),
+                    "Leave it out (the model is told by its file), or choose the other base model.", check="settings")]
 
 
 def data_of(flags: Flags) -> tuple[DatasetConfig, DataReading]:

@@ -224,6 +224,10 @@ RULES: tuple[Rule, ...] = (
          "The model's weights can be kept in one small form only: fp8 (--fp8_base) or {base_quantization} "
          "(--base_quantization).",
          "Remove --fp8_base (and --fp8_base_unet), or --base_quantization."),
+    Rule("memory_savers", "--fp8_scaled", lambda f: bool(f.maybe("fp8_scaled")) and f["base_quantization"] in ("nf4", "int8"),
+         "The model's weights can be kept in one small form only: fp8 (--fp8_scaled) or {base_quantization} "
+         "(--base_quantization).",
+         "Remove --fp8_scaled or --base_quantization."),
     Rule("memory_savers", "--blocks_to_swap", lambda f: bool(f["blocks_to_swap"]) and f["torch_compile"],
          "Compiled blocks cannot leave the graphics card: --torch_compile and --blocks_to_swap exclude each other.",
          "Remove one of the two; keep --blocks_to_swap where memory is short."),

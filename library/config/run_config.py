@@ -276,18 +276,24 @@ class MachineConfig:
     full_bf16: bool = False
     fp8_base: bool = False
     fp8_base_unet: bool = False
+    fp8_vl: bool = False
     no_half_vae: bool = False
     attention: Literal["sdpa", "xformers", "math", "flash"] = "sdpa"
     gradient_checkpointing: bool = False
     cpu_offload_checkpointing: bool = False
-    base_quantization: Literal["nf4", "int8"] | None = None
+    base_quantization: Literal["nf4", "int8", "fp8"] | None = None
     blocks_to_swap: int = 0
     """Blocks of the denoiser that wait in main memory; more than 0 needs gradient checkpointing."""
 
     @property
     def denoiser_waits(self) -> bool:
         """Whether the denoiser is loaded into main memory, because it does not go to the device as it is."""
-        return self.blocks_to_swap > 0 or self.base_quantization is not None
+        return self.blocks_to_swap > 0 or self.base_quantization is not None or self.denoiser_in_8_bits
+
+    @property
+    def denoiser_in_8_bits(self) -> bool:
+        """Whether the denoiser's layers are rounded to 8 bits without scales."""
+        return (self.fp8_base or self.fp8_base_unet) and self.base_quantization is None
 
     lowram: bool = False
     torch_compile: bool = False

@@ -80,7 +80,7 @@ def network(flags: Flags, problems: list[Problem]) -> NetworkConfig:
         dim=flags["network_dim"],
         alpha=flags["network_alpha"],
         dropout=_some(flags["network_dropout"]),
-        args=as_strings("network_args", flags["network_args"], problems),
+        args=as_strings("network_args", flags["network_args"], problems) | _rates_by_part(flags),
         weights=_path(flags["network_weights"]),
         dim_from_weights=flags["dim_from_weights"],
         assistant=lora_with_strength(flags["assistant_lora"]) if flags["assistant_lora"] else None,
@@ -94,6 +94,12 @@ def network(flags: Flags, problems: list[Problem]) -> NetworkConfig:
         scale_weight_norms=_some(flags["scale_weight_norms"]),
         targets=targets,
     )
+
+
+def _rates_by_part(flags: Flags) -> dict[str, str]:
+    """Learning rates of the model's parts as arguments of the network, which knows the layers' roles."""
+    names = ("self_attn_lr", "cross_attn_lr", "mlp_lr", "mod_lr", "llm_adapter_lr")
+    return {name: f"{rate:g}" for name in names if (rate := flags.maybe(name)) is not None}
 
 
 def _asks_for_text(flags: Flags) -> bool:
@@ -245,11 +251,12 @@ def machine(flags: Flags) -> MachineConfig:
         full_bf16=flags["full_bf16"],
         fp8_base=flags["fp8_base"],
         fp8_base_unet=flags["fp8_base_unet"],
+        fp8_vl=bool(flags.maybe("fp8_vl")),
         no_half_vae=flags["no_half_vae"],
         attention=attention(flags),
         gradient_checkpointing=flags["gradient_checkpointing"] or flags["cpu_offload_checkpointing"] or swapped > 0,
         cpu_offload_checkpointing=flags["cpu_offload_checkpointing"],
-        base_quantization=flags["base_quantization"],
+        base_quantization=flags["base_quantization"] or ("fp8" if flags.maybe("fp8_scaled") else None),
         blocks_to_swap=swapped,
         lowram=flags["lowram"],
         torch_compile=flags["torch_compile"],

@@ -51,6 +51,8 @@ class Options(flow.FlowOptions):
     t5_tokenizer_path: str | None = None
     qwen3_max_token_length: int = 512
     t5_max_token_length: int = 512
+    train_llm_adapter: bool = False
+    """Whether the text adapter's blocks carry adapters, too: of ``--network_args``, as kohya has it."""
 
 
 ATTENTION = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out.0": "output_proj", "norm_q": "q_norm",
@@ -112,7 +114,23 @@ def _is_usual(target: Target) -> bool:
     return target.path.startswith("transformer_blocks.") and ".norm" not in target.path
 
 
-adapter_targets, extra_targets = answers.targets(TRANSFORMER, SPEC.roles, _is_usual, answers.language_targets)
+_usual_targets, _others = answers.targets(TRANSFORMER, SPEC.roles, _is_usual, answers.language_targets)
+
+
+def _of_text_adapter(parts: Parts) -> list[Target]:
+    inside = [target for target in _others(parts) if target.path.startswith(f"{ADAPTER}.blocks.")]
+    return inside if parts.options.train_llm_adapter else []
+
+
+def adapter_targets(parts: Parts) -> list[Target]:
+    """Attention and feed-forward of the blocks and the text encoder's layers; the text adapter's where it is trained."""
+    return _usual_targets(parts) + _of_text_adapter(parts)
+
+
+def extra_targets(parts: Parts) -> list[Target]:
+    """The other linear layers: modulation, first and last layers, the text adapter."""
+    chosen = {target.path for target in _of_text_adapter(parts)}
+    return [target for target in _others(parts) if target.path not in chosen]
 
 
 def load(request: LoadRequest) -> Parts:

@@ -108,16 +108,19 @@ def in_blocks(target: Target) -> bool:
 
 
 def flow_schedule(tokens: tuple[int, int] = (256, 4096), mus: tuple[float, float] = (0.5, 1.15), patch: int = 2,
-                  reverse: bool = False) -> Callable[[flow.FlowOptions, Any], Schedule]:  # fmt: skip
+                  reverse: bool = False, names: tuple[str, ...] = (), further: Mapping[str, flow.Mu] | None = None,
+                  ) -> Callable[[flow.FlowOptions, Any], Schedule]:  # fmt: skip
     """``schedule`` of rectified flow; ``flux_shift`` moves noise levels by the number of image tokens, between these ends.
 
-    ``reverse``: the model answers x0 - noise (which matters for ``--model_prediction_type`` alone).
+    ``reverse``: the model answers x0 - noise (which matters for ``--model_prediction_type`` alone). ``names``: what the
+    curve is called besides. ``further``: the family's other curves by name.
     """
 
     def schedule(options: flow.FlowOptions, noise: Any) -> Schedule:
         from library.diffusion.timesteps import MuRange
 
-        return flow.schedule(options, noise, MuRange(tokens, mus, patch), reverse)
+        curve = MuRange(tokens, mus, patch)
+        return flow.schedule(options, noise, {**dict.fromkeys(("flux_shift", *names), curve), **(further or {})}, reverse)
 
     return schedule
 

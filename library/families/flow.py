@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from library.util.records import Problem, UserError
@@ -30,8 +31,12 @@ class FlowOptions:
     model_prediction_type: str = "raw"
 
 
-def schedule(options: FlowOptions, noise: Any, mu: Callable[[tuple[int, int]], float], reverse: bool = False) -> Schedule:
-    """Rectified flow with the sampling that ``options`` names; ``mu`` follows from latent (height, width) for *_shift.
+Mu = Callable[[tuple[int, int]], float]
+"""How far noise levels are moved, as a power of e, from latent (height, width)."""
+
+
+def schedule(options: FlowOptions, noise: Any, curves: Mapping[str, Mu], reverse: bool = False) -> Schedule:
+    """Rectified flow with the sampling that ``options`` names; ``curves``: a family's curves of ``mu`` by their names.
 
     ``noise``: the record of the timestep range. ``reverse``: the model answers x0 - noise. Raises UserError for an
     unknown name.
@@ -43,11 +48,11 @@ def schedule(options: FlowOptions, noise: Any, mu: Callable[[tuple[int, int]], f
     last = 1000 if noise.max_timestep is None else noise.max_timestep
     readings = REVERSED_READINGS if reverse else READINGS
     name = _known("--model_prediction_type", options.model_prediction_type, tuple(readings))
-    return FlowSchedule(sampler(options, mu), first=first, last=last, weigh=WEIGHTS.get(options.weighting_scheme),
+    return FlowSchedule(sampler(options, curves), first=first, last=last, weigh=WEIGHTS.get(options.weighting_scheme),
                         reading=readings[name])  # fmt: skip
 
 
-def sampler(options: FlowOptions, mu: Callable[[tuple[int, int]], float]) -> Sampler:
+def sampler(options: FlowOptions, curves: Mapping[str, Mu]) -> Sampler:
     """The distribution of sigmas that the options name."""
     from library.diffusion import timesteps as t
 
@@ -55,9 +60,9 @@ def sampler(options: FlowOptions, mu: Callable[[tuple[int, int]], float]) -> Sam
         "uniform": t.uniform,
         "sigmoid": lambda: t.sigmoid(options.sigmoid_scale),
         "shift": lambda: t.shifted(options.discrete_flow_shift, options.sigmoid_scale),
-        "flux_shift": lambda: t.resolution_shifted(mu, options.sigmoid_scale),
-        "nextdit_shift": lambda: t.uniform_shifted(mu),
+        "nextdit_shift": lambda: t.uniform_shifted(curves["flux_shift"]),
         "sigma": lambda: t.discrete(density(options), options.discrete_flow_shift),
+        **{name: partial(t.resolution_shifted, mu, options.sigmoid_scale) for name, mu in curves.items()},
     }
     return table[_known("--timestep_sampling", options.timestep_sampling, tuple(table))]()
 

@@ -61,6 +61,8 @@ class Options(flow.FlowOptions):
     ae: str | None = None
     t5xxl_max_token_length: int | None = None
     guidance_scale: float = 3.5
+    apply_t5_attn_mask: bool = False
+    model_type: str = "flux"
 
 
 DOUBLE: tuple[tuple[str, str, int | None], ...] = tuple(
@@ -178,7 +180,8 @@ def encode_text(parts: Parts, captions: list[str]) -> Cond:
     pooled = encoder(ids_BN77[:, 0].to(next(encoder.parameters()).device)).pooler_output
     guided = parts.denoiser is None or parts.denoiser.config.guidance_embeds
     length = parts.options.t5xxl_max_token_length or (512 if guided else 256)
-    states, mask = t5.encode(parts.tokenizers[1], parts.text_encoders[1], captions, length)
+    states, mask = t5.encode(parts.tokenizers[1], parts.text_encoders[1], captions, length,
+                             parts.options.apply_t5_attn_mask)  # fmt: skip
     return {"l_pooled": pooled, "t5_out": states, "t5_attn_mask": mask}
 
 
@@ -190,9 +193,12 @@ def predict(parts: Parts, noised: Noised, cond: Cond) -> torch.Tensor:
     dtype, device, size = run_dtype(model), x.device, tuple(x.shape[-2:])
     sigmas_B = (noised.timesteps_B.to(device).float() / 1000).to(dtype)
     guidance_B = torch.full((len(x),), parts.options.guidance_scale, device=device) if model.config.guidance_embeds else None
-    text = cond["t5_out"].to(device, dtype)
-    tokens = model(hidden_states=flow.packed(x.to(dtype)), encoder_hidden_states=text, timestep=sigmas_B,
-                   pooled_projections=cond["l_pooled"].to(device, dtype), guidance=guidance_B,
-                   img_ids=flow.grid_ids(size).to(device), txt_ids=torch.zeros(text.shape[1], 3, device=device),
-                   return_dict=False)[0]  # fmt: skip
-    return flow.unpacked(tokens, size)
+    text, tokens = cond["t5_out"].to(device, dtype), flow.packed(x.to(dtype))
+    hidden = {}
+    if parts.options.apply_t5_attn_mask:
+        words_BL, picture_BL = cond["t5_attn_mask"].to(device).bool(), torch.ones(tokens.shape[:2], dtype=torch.bool, device=device)
+        hidden = {"joint_attention_kwargs": {"attention_mask": torch.cat([words_BL, picture_BL], 1)[:, None, None]}}
+    found = model(hidden_states=tokens, encoder_hidden_states=text, timestep=sigmas_B, guidance=guidance_B,
+                  pooled_projections=cond["l_pooled"].to(device, dtype), img_ids=flow.grid_ids(size).to(device),
+                  txt_ids=torch.zeros(text.shape[1], 3, device=device), return_dict=False, **hidden)[0]  # fmt: skip
+    return flow.unpacked(found, size)

@@ -49,6 +49,15 @@ class PadRule:
 
 
 @dataclass(frozen=True)
+class Share:
+    """A part of a conditioning tensor: from ``start`` to ``end`` of its last axis, as shares of that axis."""
+
+    key: str
+    start: float = 0.0
+    end: float = 1.0
+
+
+@dataclass(frozen=True)
 class FamilySpec:
     """An architecture's constants."""
 
@@ -81,6 +90,8 @@ class FamilySpec:
     """Settings that are documented as better than the defaults, for ``--recommended``: option -> value."""
     distilled_marks: tuple[str, ...] = ()
     """Words in a model's name that tell a distilled variant, which is trained with a frozen assistant LoRA."""
+    cond_dropout: Mapping[str, tuple[Share, ...]] = field(default_factory=dict)
+    """Option that holds a rate -> what of the conditioning is zero for a caption that it hits."""
     fragile_half_vae: bool = False
     """True where the VAE overflows in fp16, so that a run in fp16 should keep it in fp32 (``--no_half_vae``)."""
 
@@ -181,4 +192,4 @@ class Family(Protocol):
 
 FamilyFactory = Callable[[], Family]
 
-__all__ = ["Family", "FamilyFactory", "FamilySpec", "Header", "LoadRequest", "PadRule", "Parts", "TextSlot"]
+__all__ = ["Family", "FamilyFactory", "FamilySpec", "Header", "LoadRequest", "PadRule", "Parts", "Share", "TextSlot"]

@@ -76,7 +76,7 @@ matches_index = answers.folder_of(TRANSFORMER.name)
 hints, index_hints, size_cond = answers.no_hints, answers.no_index_hints, answers.no_sizes
 base_version, architecture = answers.always("qwen_image"), answers.always("Qwen-Image")
 encode_image, decode_latents, normalise, denormalise = answers.images(video_vae)
-schedule = answers.flow_schedule((256, 8192), (0.5, 0.9))
+schedule = answers.flow_schedule((256, 8192), (0.5, 0.9), names=("qwen_shift",))
 pipeline = answers.pipeline("QwenImagePipeline")
 
 

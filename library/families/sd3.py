@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from library.families import answers, assemble, clip, flow, t5, tiny as tiny_models, vae
-from library.families.interface import FamilySpec, Header, LoadRequest, PadRule, Parts, TextSlot
+from library.families import answers, assemble, clip, flow, sd3_positions, t5, tiny as tiny_models, vae
+from library.families.interface import FamilySpec, Header, LoadRequest, PadRule, Parts, Share, TextSlot
 from library.families.native import Native, Transformer
 from library.families.unet_models import run_dtype
 from library.util.records import Cond, Target
@@ -26,6 +26,8 @@ ROLES = {
     "modulation": (r"\.norm1\.linear$", r"^norm_out\.linear$"),
     "time": (r"^time_text_embed\.",),
 }
+CLIP_L = 3 / 8
+"""The share of CLIP-L in what both CLIPs answer: 768 of 2048."""
 SPEC = FamilySpec(
     name="sd3",
     title="Stable Diffusion 3 / 3.5",
@@ -45,6 +47,11 @@ SPEC = FamilySpec(
     never_touch=(r"add_[qkv]_proj", r"to_add_out", r"_context", r"context_embedder", r"text_embedder"),
     save_formats=("kohya", "comfy", "diffusers"),
     loads_in={"kohya": ("ComfyUI",), "comfy": ("ComfyUI",), "diffusers": ("diffusers", "ComfyUI")},
+    cond_dropout={
+        "clip_l_dropout_rate": (Share("lg_out", 0, CLIP_L), Share("lg_pooled", 0, CLIP_L)),
+        "clip_g_dropout_rate": (Share("lg_out", CLIP_L), Share("lg_pooled", CLIP_L)),
+        "t5_dropout_rate": (Share("t5_out"), Share("t5_attn_mask")),
+    },
 )
 
 
@@ -63,6 +70,13 @@ class Options:
     training_shift: float = 1.0
     apply_lg_attn_mask: bool = False
     apply_t5_attn_mask: bool = False
+    clip_l_dropout_rate: float = 0.0
+    clip_g_dropout_rate: float = 0.0
+    t5_dropout_rate: float = 0.0
+    pos_emb_random_crop_rate: float = 0.0
+    enable_scaled_pos_embed: bool = False
+    resolutions: tuple[tuple[int, int], ...] = ()
+    """(width, height) of the data sets, which ``enable_scaled_pos_embed`` follows; no flag."""
 
 
 STREAMS = (
@@ -189,6 +203,7 @@ def predict(parts: Parts, noised: Noised, cond: Cond) -> torch.Tensor:
     text = cond["t5_out"].to(x.device, dtype)
     both = cond["lg_out"].to(x.device, dtype)
     both = torch.nn.functional.pad(both, (0, text.shape[-1] - both.shape[-1]))
-    return parts.denoiser(hidden_states=x.to(dtype), encoder_hidden_states=torch.cat([both, text], dim=1),
-                          pooled_projections=cond["lg_pooled"].to(x.device, dtype),
-                          timestep=noised.timesteps_B.to(x.device), return_dict=False)[0]  # fmt: skip
+    with sd3_positions.of_training(parts.denoiser.pos_embed, parts.options):
+        return parts.denoiser(hidden_states=x.to(dtype), encoder_hidden_states=torch.cat([both, text], dim=1),
+                              pooled_projections=cond["lg_pooled"].to(x.device, dtype),
+                              timestep=noised.timesteps_B.to(x.device), return_dict=False)[0]  # fmt: skip

@@ -8,10 +8,8 @@ from library.flags.flag import FAMILY, Flag, group, otherwise, stops
 from library.flags.scripts import ANIMA, FLOW_SCRIPTS, FLUX, HUNYUAN, LATER_SCRIPTS, LUMINA, NETWORK, SD3, SDXL
 
 SHIFTS = ("sigma", "uniform", "sigmoid", "shift", "flux_shift")
-PART_RATES = stops(
-    "Learning rates by part of the model belong to full fine-tuning; for a LoRA write network_reg_lrs=... in "
-    "--network_args."
-)
+CURVES = ("nextdit_shift", "flux2_shift", "qwen_shift", "empirical_shift")
+"""Further ways that single architectures know: Lumina 2, Flux.2, Qwen-Image, and Flux.2 as its pipeline draws."""
 PLACE = otherwise("says where a part of the model waits; the program places the parts itself.")
 
 PARTS = group(
@@ -95,7 +93,7 @@ TEXT = group(
         "apply_t5_attn_mask",
         bool,
         False,
-        "Hide the padding of captions: from T5's layers with SD3, from the model with Chroma (always so).",
+        "Hide the padding of captions: from T5's layers with SD3, from the model, too, with Flux.1 and Chroma (always so).",
         scripts=(SD3, FLUX),
         served=FAMILY,
     ),
@@ -107,22 +105,39 @@ TEXT = group(
         scripts=(SD3,),
         served=FAMILY,
     ),
-    Flag("clip_l_dropout_rate", float, 0.0, "Chance of an empty CLIP-L output.", scripts=(SD3,), served=FAMILY),
-    Flag("clip_g_dropout_rate", float, 0.0, "Chance of an empty CLIP-G output.", scripts=(SD3,), served=FAMILY),
-    Flag("t5_dropout_rate", float, 0.0, "Chance of an empty T5 output.", scripts=(SD3,), served=FAMILY),
-    Flag("t5xxl_dtype", help="Number format of T5.", scripts=(SD3,), served=FAMILY),
+    Flag(
+        "clip_l_dropout_rate",
+        float,
+        0.0,
+        "Chance that a caption trains without CLIP-L's output.",
+        scripts=(SD3,),
+        served=FAMILY,
+    ),
+    Flag(
+        "clip_g_dropout_rate",
+        float,
+        0.0,
+        "Chance that a caption trains without CLIP-G's output.",
+        scripts=(SD3,),
+        served=FAMILY,
+    ),
+    Flag(
+        "t5_dropout_rate",
+        float,
+        0.0,
+        "Chance that a caption trains without T5's output.",
+        scripts=(SD3,),
+        served=FAMILY,
+    ),
+    Flag(
+        "t5xxl_dtype",
+        help="Number format of T5.",
+        scripts=(SD3,),
+        served=otherwise("has no effect in kohya's script either; T5 has the run's own precision."),
+    ),
     Flag("t5xxl_device", help="Device of T5.", scripts=(SD3,), served=PLACE),
     Flag("text_encoder_cpu", bool, False, "Run the text encoders on the CPU.", scripts=(HUNYUAN,), served=PLACE),
-    Flag(
-        "fp8_vl",
-        bool,
-        False,
-        "Keep the vision-language text encoder in 8 bits.",
-        scripts=(HUNYUAN,),
-        served=stops(
-            "8-bit text encoders are not available; leave the flag out, the encoder is freed once captions are cached."
-        ),
-    ),
+    Flag("fp8_vl", bool, False, "Keep the (first) text encoder in 8 bits.", scripts=(HUNYUAN,)),
     Flag(
         "system_prompt",
         default="",
@@ -209,7 +224,7 @@ FLOW = group(
         "pos_emb_random_crop_rate",
         float,
         0.0,
-        "Chance of a random place in the position table.",
+        "Chance that a batch takes its positions from any place of the table, not its middle (SD 3.5 medium).",
         scripts=(SD3,),
         served=FAMILY,
     ),
@@ -217,7 +232,7 @@ FLOW = group(
         "enable_scaled_pos_embed",
         bool,
         False,
-        "Scale the position table to the picture's size.",
+        "Scale the positions to the resolution that a picture is trained at (SD 3.5 medium, several resolutions).",
         scripts=(SD3,),
         served=FAMILY,
     ),
@@ -225,11 +240,26 @@ FLOW = group(
 
 RATES = group(
     "Learning rates by part",
-    Flag("self_attn_lr", float, help="Rate of self-attention.", scripts=(ANIMA,), served=PART_RATES),
-    Flag("cross_attn_lr", float, help="Rate of cross-attention.", scripts=(ANIMA,), served=PART_RATES),
-    Flag("mlp_lr", float, help="Rate of the feed-forward layers.", scripts=(ANIMA,), served=PART_RATES),
-    Flag("mod_lr", float, help="Rate of the modulation layers.", scripts=(ANIMA,), served=PART_RATES),
-    Flag("llm_adapter_lr", float, help="Rate of the text adapter.", scripts=(ANIMA,), served=PART_RATES),
+    Flag(
+        "self_attn_lr",
+        float,
+        help="Learning rate of the self-attention layers' adapters; 0 leaves them untrained.",
+        scripts=(ANIMA,),
+    ),
+    Flag("cross_attn_lr", float, help="The same of cross-attention.", scripts=(ANIMA,)),
+    Flag("mlp_lr", float, help="The same of the feed-forward layers.", scripts=(ANIMA,)),
+    Flag(
+        "mod_lr",
+        float,
+        help="The same of the modulation layers, which carry adapters with --slider_lora_target=full.",
+        scripts=(ANIMA,),
+    ),
+    Flag(
+        "llm_adapter_lr",
+        float,
+        help="The same of the text adapter, which carries adapters with --network_args train_llm_adapter=True.",
+        scripts=(ANIMA,),
+    ),
 )
 
 SAVERS = group(
@@ -253,9 +283,8 @@ SAVERS = group(
         "fp8_scaled",
         bool,
         False,
-        "Keep the model's weights in scaled 8 bits.",
+        "Keep the linear layers of the model's blocks in 8 bits with a scale for every row (--base_quantization=fp8).",
         scripts=(HUNYUAN,),
-        served=stops("Scaled 8-bit weights are not available; use --fp8_base or leave the flag out."),
     ),
     Flag(
         "attn_mode",
@@ -317,9 +346,14 @@ OF_EVERY_MODEL = frozenset({
     "t5_max_token_length", "cache_text_encoder_outputs",
     "cache_text_encoder_outputs_to_disk", "timestep_sampling", "sigmoid_scale", "discrete_flow_shift",
     "model_prediction_type", "weighting_scheme", "logit_mean", "logit_std", "mode_scale", "training_shift", "guidance_scale",
-    "t5xxl_max_token_length", "gemma2_max_token_length", "qwen3_max_token_length", "system_prompt",
+    "t5xxl_max_token_length", "gemma2_max_token_length", "qwen3_max_token_length", "system_prompt", "apply_t5_attn_mask",
+    "apply_lg_attn_mask", "clip_l_dropout_rate", "clip_g_dropout_rate", "t5_dropout_rate", "pos_emb_random_crop_rate",
+    "enable_scaled_pos_embed", "fp8_vl", "fp8_scaled", "self_attn_lr", "cross_attn_lr", "mlp_lr", "mod_lr", "llm_adapter_lr",
 })  # fmt: skip
 """Flags that kohya's first script lacks and ours takes too, because it trains every architecture."""
+
+HERE = {"timestep_sampling": {"choices": (*SHIFTS, *CURVES)}}
+"""In which fields they differ in the first script, besides having no default."""
 
 
 def _for_every_model(flag: Flag) -> Flag:
@@ -327,7 +361,7 @@ def _for_every_model(flag: Flag) -> Flag:
     if flag.name not in OF_EVERY_MODEL:
         return flag
     default = False if flag.is_switch else None
-    here = {NETWORK: {"ours": True, "default": default}}
+    here = {NETWORK: {"ours": True, "default": default, **HERE.get(flag.name, {})}}
     return replace(flag, scripts=(NETWORK, *flag.scripts), columns={**flag.columns, **here})
 
 

@@ -25,8 +25,8 @@ FLAGS = group(
     Flag(
         "base_quantization",
         help="Keep the linear layers of the frozen model's blocks in 4 bits (nf4, about a quarter of the memory) or 8 bits "
-        "(int8); saves most with --gradient_checkpointing.",
-        choices=("nf4", "int8"),
+        "with a scale for every row (int8, fp8); saves most with --gradient_checkpointing.",
+        choices=("nf4", "int8", "fp8"),
         ours=True,
     ),
     Flag(

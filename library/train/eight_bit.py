@@ -40,9 +40,13 @@ def keep_in_8_bits(model: nn.Module) -> int:
 
 
 def apply(machine: MachineConfig, parts: Parts) -> None:
-    """Do it to the parts that the flags name: ``--fp8_base`` all, ``--fp8_base_unet`` the image model alone."""
-    if machine.fp8_base or machine.fp8_base_unet:
+    """Do it to the parts that the flags name: ``--fp8_base`` all, ``--fp8_base_unet`` the image model alone, ``--fp8_vl`` the
+    first text encoder; an image model that is quantised otherwise is left to that."""
+    if machine.denoiser_in_8_bits:
         keep_in_8_bits(parts.denoiser)
     if machine.fp8_base and not machine.fp8_base_unet:
         for encoder in parts.text_encoders:
+            keep_in_8_bits(encoder)
+    elif machine.fp8_vl:
+        for encoder in parts.text_encoders[:1]:
             keep_in_8_bits(encoder)

@@ -21,6 +21,7 @@ from library.sample.undisturbed import random_states_kept
 from library.util.records import Target, UserError
 from networks import registry as networks
 from networks.registry import NetworkRequest
+from networks.role_rates import TEXT_ADAPTER
 
 from . import checkpointing, eight_bit, quantised, swapping
 from .encoding import ImageEncoder
@@ -69,7 +70,8 @@ def load(config: RunConfig, family: Family, device: torch.device, precision: Pre
     model, waits = config.model, config.machine.denoiser_waits
     options = families.make_options(family, model.options | {
         "clip_skip": model.clip_skip, "max_token_length": model.max_token_length,
-        "weighted_captions": model.weighted_captions})
+        "weighted_captions": model.weighted_captions, "resolutions": tuple(part.resolution for part in config.data.parts),
+        TEXT_ADAPTER: config.network.args.get(TEXT_ADAPTER, "").lower() == "true"})
     parts = family.load(LoadRequest(
         source=model.source, options=options, dtype=DTYPE_NAMES[precision.base], vae=model.vae,
         vae_dtype=DTYPE_NAMES[precision.vae], device="cpu" if waits else str(device)))

@@ -38,6 +38,16 @@ def to_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (weight.float() / scales).round().to(torch.int8), scales
 
 
+def to_fp8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(float8, scales) of a weight [outputs, inputs]: every row by its largest value, which becomes the type's largest."""
+    scales = weight.float().abs().amax(1, keepdim=True).clamp(min=1e-12) / torch.finfo(torch.float8_e4m3fn).max
+    return (weight.float() / scales).to(torch.float8_e4m3fn), scales
+
+
+def from_fp8(stored: torch.Tensor, scales: torch.Tensor, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+    return (stored.to(scales.dtype) * scales).to(dtype)
+
+
 def from_int8(stored: torch.Tensor, scales: torch.Tensor, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
     return (stored * scales).to(dtype)
 
@@ -52,7 +62,7 @@ class Way:
     """Package that does it."""
 
 
-WAYS = {"nf4": Way(to_nf4, from_nf4, "bitsandbytes"), "int8": Way(to_int8, from_int8)}
+WAYS = {"nf4": Way(to_nf4, from_nf4, "bitsandbytes"), "int8": Way(to_int8, from_int8), "fp8": Way(to_fp8, from_fp8)}
 
 
 class Quantised(nn.Module):

@@ -13,6 +13,7 @@ from library.config.run_config import MachineConfig, RunConfig
 from library.diffusion.losses import Distance, WeightOptions, distance, huber_threshold, timestep_weight
 from library.diffusion.noise import NoiseOptions, draw_noise, perturb
 from library.diffusion.schedule import Noised, Schedule
+from library.families import cond_dropout
 from library.families.interface import Family, Parts
 from library.util.records import Batch, Cond
 
@@ -100,9 +101,11 @@ class Session:
         """Conditioning of a batch: cached, or encoded now, with gradients where a text encoder is trained."""
         sizes = self.family.size_cond(batch.original_sizes, batch.crops, batch.target_size)
         if batch.cond is not None:
-            return {key: _to(value, self.device) for key, value in (batch.cond | sizes).items()}
-        with nullcontext() if self.trains_text else torch.no_grad(), self.accelerator.autocast():
-            cond = self.family.encode_text(self.parts, batch.captions)
+            cond = {key: _to(value, self.device) for key, value in batch.cond.items()}
+        else:
+            with nullcontext() if self.trains_text else torch.no_grad(), self.accelerator.autocast():
+                cond = self.family.encode_text(self.parts, batch.captions)
+        cond = cond_dropout.at_random(self.family.SPEC, self.parts.options, cond)
         return cond | {key: _to(value, self.device) for key, value in sizes.items()}
 
     def add_noise(self, latents: torch.Tensor) -> Noised:

@@ -398,6 +398,23 @@ def test_documented_settings_are_offered_and_taken_when_asked_for():
     assert typed.model.options["guidance_scale"] == 2
 
 
+def test_a_model_type_that_the_file_contradicts_stops_with_the_way_out():
+    def of(family, *argv):
+        return resolve(parse([*NEEDED, *argv], "flux_train_network.py"), lambda source, flags: Detected(family, {}))
+
+    for family, typed in (("flux1", "chroma"), ("chroma", "flux")):
+        with pytest.raises(UserError) as error:
+            of(family, f"--model_type={typed}")
+        assert "told by its file" in error.value.problems[0].remedy
+    assert of("flux1", "--model_type=flux").model.family == "flux1" and of("chroma", "--model_type=chroma")
+
+
+def test_scaled_8_bits_are_a_quantisation_of_the_base():
+    config = resolve(parse([*NEEDED, "--fp8_base", "--fp8_scaled"], "hunyuan_image_train_network.py"),
+                     lambda source, flags: Detected("hunyuanimage", {}))
+    assert (config.machine.base_quantization, config.machine.denoiser_in_8_bits) == ("fp8", False)
+
+
 def test_every_recommended_setting_is_an_option_of_its_family():
     for name in registry.names():
         family = registry.get(name)

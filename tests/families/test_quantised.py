@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ from test_contract import cond_of, noised_latents
 
 from library.config.run_config import MachineConfig
 from library.families import registry
-from library.train import checkpointing, quantised
+from library.train import checkpointing, eight_bit, prepare, quantised
 from library.train.prepare import settle
+from library.train.session import decide_precision
 from library.util.records import UserError
 from networks import registry as networks
 from networks.request import NetworkRequest
@@ -62,7 +64,7 @@ def held(model: torch.nn.Module) -> int:
     return sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
 
 
-@pytest.mark.parametrize(("kind", "bits", "error"), [("nf4", 4.5, 0.1), ("int8", 8.125, 0.01)])
+@pytest.mark.parametrize(("kind", "bits", "error"), [("nf4", 4.5, 0.1), ("int8", 8.125, 0.01), ("fp8", 8.125, 0.03)])
 def test_a_weight_takes_as_many_bits_as_promised(kind: str, bits: float, error: float) -> None:
     layer = torch.nn.Linear(256, 64, bias=False).requires_grad_(False)
     exact, model = layer.weight.clone(), torch.nn.Module()
@@ -70,6 +72,21 @@ def test_a_weight_takes_as_many_bits_as_promised(kind: str, bits: float, error: 
     assert quantised.quantise(model, kind, CPU) == 1
     assert held(layer) * 8 / exact.numel() == pytest.approx(bits, abs=0.05)
     assert (layer.weight - exact).norm() / exact.norm() < error
+
+
+def test_weights_of_fp8_base_are_8_bits_wide_before_they_reach_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    family, device, asked = registry.get("flux1"), torch.device("meta"), []
+    machine = MachineConfig(fp8_base=True)
+    model = SimpleNamespace(options={}, clip_skip=None, max_token_length=None, weighted_captions=False, source="", vae=None)
+    config = SimpleNamespace(model=model, machine=machine, data=SimpleNamespace(parts=()), network=SimpleNamespace(args={}))
+    monkeypatch.setattr(family, "load", lambda request: asked.append(request) or family.tiny(0))
+    parts = prepare.load(config, family, device, decide_precision(machine, False))
+    assert asked[0].device == "cpu" and parts.vae.device == device and parts.denoiser.device.type == "cpu"
+    eight_bit.apply(machine, parts)
+    prepare.settle(machine, parts.denoiser, device)
+    layers = [m for m in parts.denoiser.modules() if isinstance(m, torch.nn.Linear)]
+    assert layers and all(m.parametrizations.weight.original0.dtype == eight_bit.STORED for m in layers)
+    assert all(p.device == device for p in parts.denoiser.parameters())
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

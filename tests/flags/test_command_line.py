@@ -116,7 +116,7 @@ def test_the_proven_recipe_is_read_as_it_was_meant():
 def test_all_problems_of_a_line_are_reported_together():
     found = texts(
         problems(
-            "--network_dimm 4 --network_dim four --mixed_precision fp17 --cache_latent --apply_t5_attn_mask --num_processes 1"
+            "--network_dimm 4 --network_dim four --mixed_precision fp17 --cache_latent --split_attn --num_processes 1"
         )
     )
     for words in (
@@ -124,7 +124,7 @@ def test_all_problems_of_a_line_are_reported_together():
         '"four" is not a whole number',
         "Possible: no, fp16, bf16",
         "--cache_latents, --cache_latents_to_disk",
-        "sd3_train_network.py, flux_train_network.py",
+        "hunyuan_image_train_network.py, anima_train_network.py",
         "It belongs to accelerate",
     ):
         assert words in found
