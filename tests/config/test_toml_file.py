@@ -215,12 +215,12 @@ def test_a_misspelt_key_stops_with_the_flag_it_means(tmp_path, key, meant):
 
 
 def test_keys_that_are_no_misspelling_are_listed_once_and_the_run_goes_on(tmp_path):
-    flags = from_file(tmp_path, 'my_own_note = 1\napply_t5_attn_mask = true\nlr = 1\nseed = 2\n')
+    flags = from_file(tmp_path, 'my_own_note = 1\nsplit_attn = true\nlr = 1\nseed = 2\n')
     listed = [one for one in flags.notes if "left aside" in one.what]
     assert len(listed) == 1 and flags["seed"] == 2
     assert all(
         word in listed[0].what
-        for word in ("my_own_note", "apply_t5_attn_mask (sd3_train_network.py, flux_train_network.py)", "lr")
+        for word in ("my_own_note", "split_attn (hunyuan_image_train_network.py, anima_train_network.py)", "lr")
     )
 
 
