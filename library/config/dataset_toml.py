@@ -120,7 +120,24 @@ def _read_table(
                 continue
             if understood:
                 reading.note(where, say("{name}: {understood}.", name=name, understood=understood))
-    return found
+    return _with_one_strength(found, text.at(*keys), reading)
+
+
+def _with_one_strength(found: dict[str, Any], where: str, reading: DataReading) -> dict[str, Any]:
+    """A table's values with its strength under our name alone; two names that differ become a problem.
+
+    So the nearest table decides, whichever of the names it uses.
+    """
+    multiplier = found.pop("network_multiplier", None)
+    strength = found.get("slider_strength", multiplier)
+    if multiplier is not None and strength != multiplier:
+        reading.stop(
+            where,
+            say("slider_strength = {strength} and network_multiplier = {multiplier} are two names of one thing, and differ.",
+                strength=f"{strength:g}", multiplier=f"{multiplier:g}"),
+            "Keep one of the two.",
+        )
+    return found if strength is None else found | {"slider_strength": strength}
 
 
 def _unknown(name: str) -> str:
@@ -207,9 +224,6 @@ def _subset(
 ) -> SubsetConfig:
     chosen = {name: fall_back(name, (values, own, general), flags) for name in KEYS if name in SUBSET_FIELDS}
     chosen |= {name: Path(chosen[name]) for name in PATH_FIELDS if chosen[name] is not None}
-    multiplier = fall_back("network_multiplier", (values, own, general), flags)
-    if chosen["slider_strength"] is None:
-        chosen["slider_strength"] = multiplier
     chosen.setdefault("image_dir", None)
     return SubsetConfig(**{name: value for name, value in chosen.items() if value is not None or name == "image_dir"})
 

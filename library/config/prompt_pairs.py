@@ -229,7 +229,7 @@ def _kept(place: str, values: Mapping[str, Any], reading: PairReading) -> list[s
 
 
 def _sizes(place: str, values: Mapping[str, Any], reading: PairReading) -> list[tuple[int, int] | None]:
-    """Sizes as (width, height); kohya writes [height, width]."""
+    """Sizes as (width, height): kohya writes ``resolution`` = [height, width], ai-toolkit ``resolutions`` = [[width, height]]."""
     several = values.get("resolutions")
     given = several if isinstance(several, list) and several and isinstance(several[0], list) else [
         several if several is not None else values.get("resolution")]
@@ -237,7 +237,8 @@ def _sizes(place: str, values: Mapping[str, Any], reading: PairReading) -> list[
     for one in given:
         try:
             pair = one if isinstance(one, list) else [one, one]
-            found.append(None if one is None else (int(pair[1]), int(pair[0])))
+            height, width = pair[:2] if several is None else reversed(pair[:2])
+            found.append(None if one is None else (int(width), int(height)))
         except (TypeError, ValueError, IndexError):
             reading.stop(f"{place}, resolution", say("{value} is no size", value=repr(one)),
                          "Write resolution = 512, or [768, 512] (height, width).")

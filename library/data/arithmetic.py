@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from library.util.said import say
 
@@ -36,6 +36,8 @@ class Arithmetic:
     """Steps of an epoch."""
     epochs: int
     steps: int
+    reason: str = field(default="", compare=False)
+    """Why the division does not come out even, beside rounding."""
 
     @property
     def share(self) -> float:
@@ -59,7 +61,16 @@ def of_plan(plan: DatasetPlan, steps: StepPlan) -> Arithmetic:
     """The same of a scanned data set, with the steps as the loader makes them (each bucket fills its own batches)."""
     images = sum(not item.is_reg for item in plan.items)
     batch = max((part.batch_size for part in plan.parts), default=1) * steps.accumulation * steps.processes
-    return Arithmetic(images, plan.images(), plan.images(reg=True), batch, steps.steps_per_epoch, steps.epochs, steps.steps)
+    return Arithmetic(images, plan.images(), plan.images(reg=True), batch, steps.steps_per_epoch, steps.epochs, steps.steps,
+                      _reason(plan))
+
+
+def _reason(plan: DatasetPlan) -> str:
+    if plan.partners:
+        return say("both pictures of a pair share a batch")
+    if plan.has_strengths:
+        return say("each strength fills its own batches")
+    return say("buckets fill their own batches")
 
 
 def in_words(figures: Arithmetic) -> list[str]:
@@ -69,7 +80,7 @@ def in_words(figures: Arithmetic) -> list[str]:
     if figures.reg:
         pictures = say("{pictures}, {whole} with as many regularisation pictures", pictures=pictures, whole=whole)
     exact = math.ceil(whole / figures.batch) if figures.batch else 0
-    rounded = "" if figures.per_epoch == exact else say(" (buckets fill their own batches)")
+    rounded = "" if figures.per_epoch == exact else f" ({figures.reason})"
     length = say("x {epochs} epochs = {steps} steps", epochs=figures.epochs, steps=figures.steps)
     if figures.steps != figures.per_epoch * figures.epochs:
         length = say("stopped after {steps} steps, in epoch {epochs}", epochs=figures.epochs, steps=figures.steps)

@@ -5,7 +5,6 @@ What the scan itself found is passed on; here stands what follows from the plan 
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections import Counter, defaultdict
@@ -14,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from library.data.loading import step_plan
 from library.preflight.pictures import SHOWN, named
 from library.preflight.registry import Context, check
 from library.util.records import Problem
@@ -64,16 +64,15 @@ class Steps:
 
 
 def steps_of(context: Context) -> Steps:
-    """Count batches bucket by bucket, as the loader will make them."""
+    """Count batches as the loader will make them."""
     assert context.config is not None
-    loop, plan = context.config.loop, context.plan
-    batches = sum(
-        math.ceil(count / part.batch_size) for index, part in enumerate(plan.parts) for _, count in plan.bucket_counts(index)
-    )
-    world = int(context.machine.env.get("WORLD_SIZE") or 1)
-    per_epoch = max(1, math.ceil(batches / world / loop.gradient_accumulation_steps))
-    total = loop.max_train_epochs * per_epoch if loop.max_train_epochs else loop.max_train_steps
-    return Steps(per_epoch, total, math.ceil(total / per_epoch))
+    plan = step_plan(context.plan, context.config.loop, world_size(context))
+    return Steps(plan.steps_per_epoch, plan.steps, plan.epochs)
+
+
+def world_size(context: Context) -> int:
+    """Processes that train together."""
+    return int(context.machine.env.get("WORLD_SIZE") or 1)
 
 
 @check("plan_steps", level="data", row="F63", needs=("config", "plan"))

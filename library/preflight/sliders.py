@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from library.data.order import sign_counts
+from library.preflight.data import world_size
 from library.preflight.options import text_rates
 from library.preflight.registry import Context, check
 from library.util.records import Problem
@@ -53,10 +55,9 @@ def check_text(context: Context) -> Iterator[Problem]:
 def check_accumulation(context: Context) -> Iterator[Problem]:
     """Accumulated batches should hold every direction."""
     assert context.config is not None
-    values = strengths(context).values()
-    groups = len({(s > 0) - (s < 0) for s in values})
-    steps = context.config.loop.gradient_accumulation_steps
-    if is_slider(context) and groups > 1 and steps > 1 and steps % groups:
+    groups = sum(count > 0 for count in sign_counts(context.plan).values())  # a batch of pairs holds both sides
+    steps, together = context.config.loop.gradient_accumulation_steps, world_size(context)
+    if strengths(context) and groups > 1 and steps > 1 and steps * together % groups:
         yield context.warn("slider_steps", "--gradient_accumulation_steps", steps=steps, groups=groups)
 
 

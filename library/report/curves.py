@@ -46,6 +46,28 @@ def svg(report: RunReport) -> str:
     return drawing[drawing.index("<svg"):]
 
 
+def response_svg(points: Sequence[tuple[float, float]]) -> str:
+    """A slider's response (strength, effect; 1 = what was asked) beside the straight line, as an SVG element."""
+    import io
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    strengths = [strength for strength, _ in points]
+    axes.plot(strengths, strengths, "--", color="#888888", linewidth=1.0, label="asked")
+    axes.plot(strengths, [effect for _, effect in points], "o-", color="#1f4e8c", linewidth=1.6, label="measured")
+    axes.set_xlabel("strength")
+    axes.set_ylabel("effect")
+    axes.legend(loc="upper left", frameon=False)
+    axes.grid(alpha=0.25)
+    text = io.StringIO()
+    _write(figure, text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg"):]
+
+
 def _write(figure: Any, target: Any, **settings: Any) -> None:
     """Save a figure; a run's Japanese name, which the plot's own font lacks, is no matter for the console."""
     with warnings.catch_warnings():

@@ -52,8 +52,9 @@ def _next(report: RunReport) -> list[str]:
     if not report.files:
         return []
     last = report.files[-1]
-    words = (f"Next: copy {last.path.name} into your image program's LoRA folder and write <lora:{last.path.stem}:1> "
-             "in a prompt; try 0.6 to 0.8 where it is too strong")
+    advice = (f" or <lora:{last.path.stem}:-1> in a prompt; less does less" if report.slides
+              else " in a prompt; try 0.6 to 0.8 where it is too strong")
+    words = f"Next: copy {last.path.name} into your image program's LoRA folder and write <lora:{last.path.stem}:1>{advice}"
     return [words + (", or an earlier file." if len(report.files) > 1 else ".")]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from library.report import html
 from library.report.before_after import by_prompt, over_time
-from library.report.curves import svg
+from library.report.curves import response_svg, svg
 from library.report.final_words import duration, size
 from library.report.html import text as _text
 from library.report.record import BEFORE_AND_AFTER, LOSS_PLOT, DataLine, FileLine, RunReport
@@ -39,9 +39,12 @@ def page(report: RunReport, folder: Path | None = None) -> str:
 
 
 def _slider(report: RunReport) -> str:
-    """Response at each strength as a table, and what was measured."""
+    """Response at each strength as a curve and a table, and what was measured."""
+    if not report.slider:
+        return ""
     rows = [(f"{strength:+g}", f"{response:+.3f}") for strength, response in report.slider]
-    return html.table(("strength", "response"), rows, (0, 1)) + "".join(f"<p>{_text(line)}</p>" for line in report.slider_words)
+    table = html.table(("strength", "effect"), rows, (0, 1))
+    return response_svg(report.slider) + table + "".join(f"<p>{_text(line)}</p>" for line in report.slider_words)
 
 
 def _summary(report: RunReport) -> str:

@@ -95,6 +95,8 @@ class RunReport:
     """Programs that leave out what was trained of the text encoder."""
     pictures: dict[str, Path] = field(default_factory=dict)
     """Title -> further picture of the report (before and after, loss plot, ...)."""
+    slides: bool = False
+    """Whether the file has two directions: it is for negative strengths as well."""
     slider: list[tuple[float, float]] = field(default_factory=list)
     """(strength, response along the slider's axis) of a finished slider."""
     slider_words: list[str] = field(default_factory=list)

@@ -98,7 +98,8 @@ def report(config: RunConfig, family: Family, plan: DatasetPlan, argv: list[str]
         data=[DataLine(one.name, one.images, one.config.num_repeats, one.captioned, one.config.is_reg,
                        one.config.slider_strength) for one in plan.subsets],
         buckets=[(f"{size[0]}x{size[1]}", count) for part in range(len(plan.parts))
-                 for size, count in plan.bucket_counts(part)])
+                 for size, count in plan.bucket_counts(part)],
+        slides=plan.has_strengths or config.text is not None)
 
 
 def program() -> str:

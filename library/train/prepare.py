@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -181,8 +183,11 @@ def prepare(config: RunConfig, family: Family, parts: Parts, network: Any, accel
     assistant = loras.hang(family, parts, helper, accelerator.device) if helper else None
     lr_schedule = schedules.create(_schedule_settings(config, made, length), made.optimizer,
                                    schedule_free=made.spec.schedule_free)
+    as_multiplier: Callable[[float], Any] = float
     if config.machine.torch_compile:
         parts.denoiser.compile(backend=config.machine.dynamo_backend)
+        as_multiplier = partial(torch.tensor, dtype=torch.float32, device=accelerator.device)
+        network.set_multiplier(as_multiplier(1.0))
     trains_text = any(name.startswith("textencoder") for name in names)
     if config.machine.gradient_checkpointing:
         function = checkpointing.checkpoint_function(network, config.machine.cpu_offload_checkpointing)
@@ -195,7 +200,7 @@ def prepare(config: RunConfig, family: Family, parts: Parts, network: Any, accel
                       optimizer=optimizer, lr_schedule=lr_schedule, group_names=names, precision=precision,
                       schedule=space, noise=noise_options(config), distance=distance, weigh=weigh,
                       trains_text=trains_text, encode_pixels=ImageEncoder(family, parts, accelerator.device),
-                      rest=made.eval, resume=made.train, assistant=assistant)
+                      rest=made.eval, resume=made.train, assistant=assistant, as_multiplier=as_multiplier)
     if asked.ema_decay:
         session.averages = Ema(network.get_trainable_params(), constant_decay(asked.ema_decay))
     return session, made

@@ -18,6 +18,7 @@ from .loop import StepLog
 from .watchers import Idle
 
 if TYPE_CHECKING:
+    from .saving import Saving
     from .session import Session
 
 
@@ -27,6 +28,7 @@ class Sampling(Idle):
 
     config: RunConfig
     lines: Sequence[PromptLine]
+    saving: Saving
     drawn: list[Drawn] = field(default_factory=list)
     last_step: int = -1
 
@@ -45,16 +47,21 @@ class Sampling(Idle):
             self.draw(session, epoch + 1)
 
     def on_end(self, session: Session) -> None:
-        """Where pictures of the start exist, those of the end are wanted beside them."""
-        if self.config.sample.at_first and self.last_step != session.progress.step:
+        """Where pictures of the start exist, those of the end are wanted beside them; strips show what the last file does."""
+        wanted = self.config.sample.at_first or self.config.sample.strengths
+        if wanted and (self.last_step != session.progress.step or self.times_trained() != 1.0):
             self.draw(session, None)
+
+    def times_trained(self) -> float:
+        """How many times what was trained strength 1 of the last file is: other than 1 once a slider is calibrated."""
+        return 1.0 if self.saving.response is None else self.saving.response.factor
 
     def draw(self, session: Session, epoch: int | None) -> None:
         self.last_step = session.progress.step
         if not session.accelerator.is_main_process:
             return
         place = Place(self.config.save.output_dir, self.config.save.output_name, session.progress.step, epoch)
-        with session.at_rest(), session.unassisted():
+        with session.at_rest(), session.unassisted(), session.multiplier(self.times_trained()):
             if self.config.sample.strengths:
                 draw = partial(draw_strips, strengths=self.config.sample.strengths)
             else:
@@ -62,8 +69,9 @@ class Sampling(Idle):
             self.drawn += draw(session.family, session.parts, self.lines, self.options(session), place)
 
     def options(self, session: Session) -> SampleOptions:
+        times = self.times_trained()
         return SampleOptions(
             sampler=self.config.sample.sampler, strength=self.config.sample.strength, schedule=session.schedule,
             device=session.device,
-            autocast=session.precision.autocast, at_strength=session.multiplier,
+            autocast=session.precision.autocast, at_strength=lambda strength: session.multiplier(times * strength),
             extra=lambda: hung(session.family, session.parts, self.config.sample.loras, session.device), modules=(session.network,))

@@ -85,6 +85,9 @@ class Session:
     """Network of ``--assistant_lora``, frozen, at a strength of its own."""
     averages: Any = None
     """EMA of the adapter, where asked for."""
+    as_multiplier: Callable[[float], Any] = float
+    """How a strength is handed to the adapter: as a number, or as a tensor where a compiled model would take every other
+    number for a reason to compile anew."""
 
     @property
     def device(self) -> torch.device:
@@ -162,7 +165,7 @@ class Session:
             yield
             return
         before = self.network.multiplier
-        self.network.set_multiplier(strength)
+        self.network.set_multiplier(self.as_multiplier(strength))
         try:
             yield
         finally:

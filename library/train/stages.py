@@ -215,7 +215,7 @@ def feed(made: Material) -> Feed | PromptFeed:
 def watch_and_tell(made: Material, family: Family, saving: Saving, argv: list[str]) -> Telling:
     """The watcher that keeps the run's record, with the trackers."""
     config = made.config
-    sampling = Sampling(config, read_prompts(config.sample.prompts)) if config.sample.prompts else None
+    sampling = Sampling(config, read_prompts(config.sample.prompts), saving) if config.sample.prompts else None
     start = trackers.Start(log=config.log, config=dict(facts.plain_settings(config)) if config.log.log_config else {},
                            when=time.localtime(), wandb_key=os.environ.get("WANDB_API_KEY"),
                            tracker_settings=read_settings(config.log.tracker_config).data if config.log.tracker_config else {})

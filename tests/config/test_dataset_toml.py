@@ -207,6 +207,22 @@ def test_strengths_mean_neutral_or_one_where_they_are_absent(tmp_path, first, se
     assert [one.slider_strength for one in subsets] == strengths and subsets[0].probability == 0.5
 
 
+@pytest.mark.parametrize(("general", "dataset", "subset", "strength"), [
+    ("slider_strength = 1.0", "", "", 1.0), ("slider_strength = 1.0", "slider_strength = -0.5", "", -0.5),
+    ("slider_strength = 1.0", "slider_strength = -0.5", "slider_strength = 0.25", 0.25),
+    ("network_multiplier = 2.0", "", "", 2.0), ("slider_strength = 1.0", "", "network_multiplier = -1.0", -1.0),
+    ("slider_strength = 1.0", "network_multiplier = -1.0", "", -1.0),
+    ("", "", "slider_strength = -1.0\nnetwork_multiplier = -1", -1.0), ("slider_strength = 1.0", "", "slider_strength = 0", 0.0)])
+def test_the_nearest_strength_counts_whichever_of_its_names_is_used(tmp_path, general, dataset, subset, strength):
+    text = f"[general]\nresolution = 512\n{general}\n[[datasets]]\n{dataset}\n[[datasets.subsets]]\nimage_dir = 'a'\n{subset}\n"
+    assert data(tmp_path, text).data.parts[0].subsets[0].slider_strength == strength
+
+
+def test_two_names_of_one_strength_in_one_table_must_agree(tmp_path):
+    text = f"{SIMPLE}slider_strength = 0.5\nnetwork_multiplier = -0.5\n"
+    assert "slider_strength = 0.5 and network_multiplier = -0.5" in stopped(tmp_path, text)
+
+
 def test_json_is_read_like_toml(tmp_path):
     text = json.dumps(
         {"general": {"resolution": 512}, "datasets": [{"subsets": [{"image_dir": "a", "num_repeats": 2}]}]}

@@ -25,7 +25,8 @@ positive = "smiling person"
 negative = "sad person"
 resolution = [768, 512]
 """
-JOB = {"config": {"process": [{"type": "slider", "slider": {"targets": [{"target_class": "cat", "positive": "big cat",
+JOB = {"config": {"process": [{"type": "slider", "slider": {
+    "resolutions": [[512, 768]], "targets": [{"target_class": "cat", "positive": "big cat",
                                                                          "negative": "small cat"}]}}]}}
 
 
@@ -66,7 +67,7 @@ def test_a_negative_multiplier_turns_the_slider_round(tmp_path):
 
 def test_targets_of_an_ai_toolkit_job_are_found(tmp_path):
     pair, = read(tmp_path, "a.json", json.dumps(JOB)).pairs
-    assert (pair.target, pair.positive, pair.negative) == ("cat", "big cat", "small cat")
+    assert (pair.target, pair.positive, pair.negative, pair.size) == ("cat", "big cat", "small cat", (512, 768))
 
 
 def test_attributes_stand_before_every_prompt_or_where_the_braces_are(tmp_path):

@@ -189,3 +189,15 @@ def test_a_japanese_name_draws_no_chatter_of_the_plot_library(tmp_path, recwarn)
 
     curves.plot(RunReport(name="画風", output_dir=tmp_path, step_numbers=[1, 2], losses=[0.2, 0.1]), tmp_path / "loss.png")
     assert not [str(one.message) for one in recwarn if "Glyph" in str(one.message)]
+
+
+def test_the_last_words_of_a_slider_name_both_its_ends(report):
+    assert "<lora:線画_lora:1> or <lora:線画_lora:-1>" in final_words(replace(report, slides=True))[-1]
+    assert ":-1>" not in final_words(report)[-1]
+
+
+def test_the_page_of_a_slider_shows_its_response_as_a_curve_and_a_table(report):
+    shown = page(replace(report, slider=[(-1.0, -0.9), (0.0, 0.0), (1.0, 1.1)], slider_words=["R2 0.99"]))
+    section = shown[shown.index("<h2>Slider</h2>"):shown.index("<h2>Samples")]
+    assert "<svg" in section and "-0.900" in section and "R2 0.99" in section
+    assert "<h2>Slider</h2>" not in page(report)

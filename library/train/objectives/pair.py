@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from library.sample.undisturbed import random_states_kept
 from library.util.records import Batch, StepResult
 
 from .denoise import masked_mean
@@ -33,9 +34,14 @@ def halves(batch: Batch) -> tuple[Batch, Batch]:
 
 
 def paired(session: Session, batch: Batch) -> Iterator[StepResult]:
-    """Denoise each picture at its strength; partners share noise and timestep, so what they have in common cancels."""
+    """Denoise each picture at its strength; partners share noise and timestep, so what they have in common cancels.
+
+    They also share what the VAE draws where pictures are encoded in the step.
+    """
     positive, negative = halves(batch)
-    above, below = session.latents(positive), session.latents(negative)
+    with random_states_kept():
+        above = session.latents(positive)
+    below = session.latents(negative)
     first = session.add_noise(above)
     second = session.mixed(below, first.noise_BCHW, first.timesteps_B)
     for side, latents, noised in ((positive, above, first), (negative, below, second)):
