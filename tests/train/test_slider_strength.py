@@ -98,13 +98,14 @@ def test_a_compiled_layer_takes_every_strength_without_compiling_anew(material):
     torch._dynamo.utils.counters.clear()
     compiled, x = torch.compile(layer, backend="eager"), torch.randn(2, layer.in_features)
     try:
-        seen = []
+        seen, graphs = [], []
         for strength in (1.0, -0.5, 0.25, 0.0):
             with session.multiplier(strength):
                 seen.append(compiled(x).detach())
                 assert torch.allclose(seen[-1], layer(x))
+            graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
         assert not torch.allclose(seen[0], seen[1]) and float(session.network.multiplier) == 1.0
-        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+        assert len(set(graphs)) == 1 and graphs[0] > 0
     finally:
         torch._dynamo.reset()
         session.network.remove()
