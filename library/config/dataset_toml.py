@@ -199,7 +199,7 @@ def _required(where: str, values: Mapping[str, Any], flags: Flags, reading: Data
             "Give 1 or more, or remove the subset.",
         )
     if values.get("probability", 1.0) < 0:
-        reading.stop(where, say("probability = {probability} is below 0.", probability=values["probability"]),
+        reading.stop(where, say("The probability is {probability}, which is below 0.", probability=values["probability"]),
                      "Give 0 or more; 1 is usual.")
 
 

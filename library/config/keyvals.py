@@ -51,7 +51,7 @@ def as_values(flag: str, words: Iterable[str] | None, problems: list[Problem]) -
             problems.append(
                 Problem(
                     f"--{flag}",
-                    say("the value of {name} cannot be read: {value}.", name=name, value=value),
+                    say("The value of {name} cannot be read: {value}.", name=name, value=value),
                     "Write a number, true, false, a word, or numbers with commas between them.",
                     check="settings",
                 )

@@ -65,7 +65,7 @@ def read_pairs(path: Path, attributes: Sequence[str] = ()) -> PairReading:
     for place, table, defaults in _tables(data, reading):
         _read(place, table, defaults, reading)
     if not reading.pairs and not any(one.severity == "stop" for one in reading.problems):
-        reading.stop("", "it holds no prompts", "Write [[targets]] with positive and negative below it.")
+        reading.stop("", "It holds no prompts.", "Write [[targets]] with positive and negative below it.")
     if attributes:
         reading.pairs = [one for pair in reading.pairs for one in _with_attributes(pair, attributes)]
     return reading
@@ -79,7 +79,7 @@ def _load(path: Path) -> Any:
     if not path.is_file():
         others = [one.name for one in path.parent.glob("*") if one.suffix.lower() in ENDINGS] if path.parent.is_dir() else []
         close = difflib.get_close_matches(path.name, others, 3, 0.4)
-        raise UserError(Problem(where, say("there is no file {path}.", path=path), say("Near it there is {names:and}.", names=close)
+        raise UserError(Problem(where, say("There is no file {path}.", path=path), say("Near it there is {names:and}.", names=close)
                                 if close else "Check the path; a relative one counts from the folder in which the command "
                                 "runs.", check="prompts_file"))
     if path.suffix.lower() in (".toml", ".json"):
@@ -90,14 +90,14 @@ def _load(path: Path) -> Any:
         try:
             return json.loads(decode(path)[0])
         except ValueError as error:
-            raise UserError(Problem(path.name, say("it is not JSON: {error}.", error=str(error)), "Mend that place.",
+            raise UserError(Problem(path.name, say("It is not JSON: {error}.", error=str(error)), "Mend that place.",
                                     check="prompts_file")) from error
     import yaml
 
     try:
         return yaml.safe_load(decode(path)[0])
     except yaml.YAMLError as error:
-        raise UserError(Problem(path.name, say("it is not YAML: {error}.", error=" ".join(str(error).split())),
+        raise UserError(Problem(path.name, say("It is not YAML: {error}.", error=" ".join(str(error).split())),
                                 "Mend that place; indent with spaces.", check="prompts_file")) from error
 
 
@@ -111,7 +111,7 @@ def _tables(data: Any, reading: PairReading) -> Iterator[Table]:
         yield from ((f"prompt {number}", one, {}) for number, one in enumerate(data, 1))
         return
     if not isinstance(data, Mapping):
-        reading.stop("", "it holds neither a list of prompts nor targets", "Write [[targets]] with positive and negative.")
+        reading.stop("", "It holds neither a list of prompts nor targets.", "Write [[targets]] with positive and negative.")
         return
     data = _inner(data)
     name = next((word for word in ("prompts", "targets") if word in data), None)
@@ -122,7 +122,7 @@ def _tables(data: Any, reading: PairReading) -> Iterator[Table]:
     defaults = {key: value for key, value in data.items() if key != name}
     unknown = set(defaults) - OF_PROMPT - OF_TARGET
     for key in sorted(unknown):
-        reading.stop(key, "there is no such setting", near(key, sorted(OF_PROMPT | OF_TARGET)))
+        reading.stop(key, "There is no such setting.", near(key, sorted(OF_PROMPT | OF_TARGET)))
     entries = data[name] if isinstance(data[name], list) else [data[name]]
     yield from ((f"{name} {number}", one, defaults) for number, one in enumerate(entries, 1))
 
@@ -138,19 +138,19 @@ def _inner(data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _read(place: str, table: Any, defaults: Mapping[str, Any], reading: PairReading) -> None:
     if isinstance(table, str):
-        reading.stop(place, say('"{text}" is a text, not a table', text=table), "Write target: and positive: below one another.")
+        reading.stop(place, say('"{text}" is a text, not a table.', text=table), "Write target: and positive: below one another.")
         return
     if not isinstance(table, Mapping):
-        reading.stop(place, say("{value} is no table", value=repr(table)), "Write positive = \"...\" and negative = \"...\".")
+        reading.stop(place, say("{value} is no table.", value=repr(table)), "Write positive = \"...\" and negative = \"...\".")
         return
     slider = "target" not in table
     known = OF_TARGET if slider else OF_PROMPT
     wrong = [key for key in table if key not in known]
     for key in wrong:
-        reading.stop(f"{place}, {key}", "there is no such setting here", near(str(key), sorted(known)))
+        reading.stop(f"{place}, {key}", "There is no such setting here.", near(str(key), sorted(known)))
     for key in sorted({*table, *defaults} & set(UNUSED)):
         if (table.get(key) if key in table else defaults.get(key)):
-            reading.note(f"{place}, {key}", say("it is not used here: {why}", why=say(UNUSED[key])))
+            reading.note(f"{place}, {key}", say("It is not used here: {why}", why=say(UNUSED[key])))
     values = {key: value for key, value in defaults.items() if key in known} | dict(table)
     numbers = _numbers(place, values, reading)
     if wrong or numbers is None:
@@ -167,11 +167,11 @@ def _numbers(place: str, values: Mapping[str, Any], reading: PairReading) -> dic
         try:
             found[key] = float(values.get(key, default))
         except (TypeError, ValueError):
-            reading.stop(f"{place}, {key}", say("{value} is no number", value=repr(values[key])),
+            reading.stop(f"{place}, {key}", say("{value} is no number.", value=repr(values[key])),
                          say("Write {key} = {number}.", key=key, number=f"{default:g}"))
             return None
     if found["weight"] < 0 or found["batch_size"] < 1 or found["multiplier"] == 0:
-        reading.stop(place, "weight is below 0, batch_size below 1, or multiplier is 0", "1 is usual for all three.")
+        reading.stop(place, "Weight is below 0, batch_size below 1, or multiplier is 0.", "1 is usual for all three.")
         return None
     reading.batch_size = max(reading.batch_size, int(found["batch_size"]))
     return found
@@ -181,14 +181,14 @@ def _of_prompt(place: str, values: Mapping[str, Any], numbers: Mapping[str, floa
     """LECO's form: at the positive end ``target`` is answered as neutral, less or plus (positive - unconditional)."""
     action = values.get("action", "erase")
     if action not in ACTIONS:
-        reading.stop(f"{place}, action", say('"{action}" is neither erase nor enhance', action=action),
+        reading.stop(f"{place}, action", say('"{action}" is neither erase nor enhance.', action=action),
                      "Write action = \"enhance\".")
         return
     target, unconditional = _text(values.get("target")), _text(values.get("unconditional"))
     positive = _text(values.get("positive")) if values.get("positive") is not None else target
     neutral = _text(values.get("neutral")) if values.get("neutral") is not None else unconditional
     if positive == unconditional:
-        reading.stop(place, say('positive and unconditional are both "{text}": there is no direction between them', text=positive),
+        reading.stop(place, say('Positive and unconditional are both "{text}": there is no direction between them.', text=positive),
                      "Give two different texts.")
         return
     ends = (positive, unconditional) if ACTIONS[action] > 0 else (unconditional, positive)
@@ -200,10 +200,10 @@ def _of_target(place: str, values: Mapping[str, Any], numbers: Mapping[str, floa
     """A slider between two texts: half of their difference to either side, so that the ends are the texts themselves."""
     target, positive, negative = (_text(values.get(key)) for key in ("target_class", "positive", "negative"))
     if not positive and not negative:
-        reading.stop(place, "it has neither positive nor negative", "Give the two texts between which the slider moves.")
+        reading.stop(place, "It has neither positive nor negative.", "Give the two texts between which the slider moves.")
         return
     if positive == negative:
-        reading.stop(place, say('positive and negative are both "{text}"', text=positive), "Give two different texts.")
+        reading.stop(place, say('Positive and negative are both "{text}".', text=positive), "Give two different texts.")
         return
     half = 0.5 if positive and negative else 1.0
     reading.kept += [text for text in _kept(place, values, reading) if text != target]
@@ -223,7 +223,7 @@ def _kept(place: str, values: Mapping[str, Any], reading: PairReading) -> list[s
             if file.is_file():
                 found += [line.strip() for line in decode(file)[0].splitlines() if line.strip()]
             else:
-                reading.stop(f"{place}, {key}", say("there is no file {file}", file=file),
+                reading.stop(f"{place}, {key}", say("There is no file {file}.", file=file),
                              "A relative path counts from the prompts file.")
     return found or ([_text(values["neutral"])] if values.get("neutral") else [])
 
@@ -240,7 +240,7 @@ def _sizes(place: str, values: Mapping[str, Any], reading: PairReading) -> list[
             height, width = pair[:2] if several is None else reversed(pair[:2])
             found.append(None if one is None else (int(width), int(height)))
         except (TypeError, ValueError, IndexError):
-            reading.stop(f"{place}, resolution", say("{value} is no size", value=repr(one)),
+            reading.stop(f"{place}, resolution", say("{value} is no size.", value=repr(one)),
                          "Write resolution = 512, or [768, 512] (height, width).")
     return found
 

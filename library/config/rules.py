@@ -61,8 +61,9 @@ def _trains_nothing(flags: Flags) -> Mapping[str, Any]:
     trains_text = any(text) and not flags["network_train_unet_only"] and not caches_text(flags)
     if trains_unet or trains_text or (flags["network_train_unet_only"] and flags["network_train_text_encoder_only"]):
         return {}
-    return {"unet": say("off") if flags["network_train_text_encoder_only"] else str(unet),
-            "text": say("off") if flags["network_train_unet_only"] or caches_text(flags) else ", ".join(map(str, text))}
+    none = say("none (not trained)")
+    return {"unet": none if flags["network_train_text_encoder_only"] else str(unet),
+            "text": none if flags["network_train_unet_only"] or caches_text(flags) else ", ".join(map(str, text))}
 
 
 def _several_optimizers(flags: Flags) -> Mapping[str, Any]:

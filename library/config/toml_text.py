@@ -89,7 +89,7 @@ def decode(path: Path) -> tuple[str, list[Problem]]:
             )
         ) from None
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return raw.decode("utf-16").lstrip("\ufeff"), []
+        return raw.decode("utf-16").lstrip("\ufeff"), [_read_as(path, "UTF-16")]
     try:
         return raw.decode("utf-8-sig"), []
     except UnicodeDecodeError:
@@ -99,18 +99,15 @@ def decode(path: Path) -> tuple[str, list[Problem]]:
             text = raw.decode(encoding)
         except (UnicodeDecodeError, LookupError):
             continue
-        return text, [
-            Problem(
-                path.name,
-                say("It is not UTF-8 and was read as {encoding}.", encoding=encoding),
-                "Save it as UTF-8 to be safe.",
-                "warn",
-                "settings",
-            )
-        ]
+        return text, [_read_as(path, encoding)]
     raise UserError(
         Problem(path.name, "It is not text in any encoding known here.", "Save it as UTF-8.", check="settings")
     )
+
+
+def _read_as(path: Path, encoding: str) -> Problem:
+    return Problem(path.name, say("It is not UTF-8 and was read as {encoding}.", encoding=encoding),
+                   "Save it as UTF-8 to be safe (in Notepad: Save as, Encoding: UTF-8).", "warn", "settings")
 
 
 def _load_json(path: Path, text: str) -> dict[str, Any]:
@@ -242,7 +239,7 @@ def _suspects(text: str) -> Iterator[tuple[int, str, str]]:
         if (table, key) in seen:
             yield (
                 number,
-                say("{key} stands here a second time (first in line {line})", key=key, line=seen[table, key]),
+                say("{key} stands here a second time (first in line {line}).", key=key, line=seen[table, key]),
                 "Keep one of the two lines.",
             )
         seen[table, key] = number
@@ -255,9 +252,9 @@ def _suspects(text: str) -> Iterator[tuple[int, str, str]]:
                 say("Write {key} = '...' in single quotes, without a backslash at the end.", key=key),
             )
         elif re.match(r"^[A-Za-z_./\\~<$%]", value) and value not in ("true", "false", "inf", "nan"):
-            yield number, say("{key} = {value} has no quotes", key=key, value=seen_value), _write(key, f"'{seen_value}'")
+            yield number, say("{key} = {value} has no quotes.", key=key, value=seen_value), _write(key, f"'{seen_value}'")
         elif re.match(r"^\d+(\.\d+)?\s*[,%x]\s*\d*$", value):
-            yield number, say("{key} = {value} has no quotes", key=key, value=value), _write(key, f'"{value}"')
+            yield number, say("{key} = {value} has no quotes.", key=key, value=value), _write(key, f'"{value}"')
         elif not value:
             yield number, say("{key} has no value", key=key), "Give it one, or leave the line out."
 

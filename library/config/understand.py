@@ -28,7 +28,7 @@ def understand(flag: Flag, value: Any) -> tuple[Any, str]:
     if isinstance(value, list):
         return _single(flag, value)
     if isinstance(value, dict):
-        raise NotUnderstood("is a table where one value is expected", say("Write {name} = value.", name=flag.name))
+        raise NotUnderstood("A table stands where one value is expected.", say("Write {name} = value.", name=flag.name))
     if flag.is_switch:
         return _switch(value)
     return _scalar(flag, value)
@@ -46,14 +46,14 @@ def _switch(value: Any) -> tuple[bool, str]:
     try:
         found = boolean(str(value))
     except ValueError:
-        raise NotUnderstood(say('"{value}" is neither true nor false', value=value), "Write true or false.") from None
+        raise NotUnderstood(say('"{value}" is neither true nor false.', value=value), "Write true or false.") from None
     return found, _read(f'"{value}"', str(found).lower())
 
 
 def _scalar(flag: Flag, value: Any) -> tuple[Any, str]:
     text = str(value).lower() if isinstance(value, bool) else str(value)
     if isinstance(value, bool) and flag.type in (int, float, Number):
-        raise NotUnderstood(say("is {text} where a number is expected", text=text), "Write a number.")
+        raise NotUnderstood(say("{text} stands where a number is expected.", text=text), "Write a number.")
     found = convert(flag, text)
     as_typed = flag.type in (str, Path) and str(found) == text
     if as_typed or (
@@ -82,8 +82,8 @@ def _single(flag: Flag, values: list[Any]) -> tuple[Any, str]:
         return found, say("a list of one is read as {meaning}", meaning=_shown(flag, found))
     if not values:
         return UNSET, ""
-    raise NotUnderstood(say("is a list of {count} where one value is expected", count=len(values)), say("Write {name} = value.",
-                                                                                       name=flag.name))
+    raise NotUnderstood(say("A list of {count} values stands where one value is expected.", count=len(values)),
+                        say("Write {name} = value.", name=flag.name))
 
 
 def _many(flag: Flag, value: Any) -> tuple[Any, str]:
@@ -107,7 +107,7 @@ def _listed(text: str) -> list[Any]:
             found = ast.literal_eval(text.strip())
         except (ValueError, SyntaxError):
             raise NotUnderstood(
-                say("cannot be read as a list: {text}", text=text), 'Write ["name=value", "name=value"].'
+                say("This cannot be read as a list: {text}", text=text), 'Write ["name=value", "name=value"].'
             ) from None
         return list(found)
     if "=" not in text:

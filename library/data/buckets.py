@@ -67,7 +67,7 @@ class BucketRules:
         if 0 in bucket:
             raise UserError(Problem(
                 "--bucket_no_upscale",
-                say("a picture of {size[0]}x{size[1]} is smaller than one bucket step ({step}) once "
+                say("A picture of {size[0]}x{size[1]} is smaller than one bucket step ({step}) once "
                     "it fits {resolution[0]}x{resolution[1]}.", size=size, step=self.step, resolution=self.resolution),
                 "Remove it, make it larger, or lower --bucket_reso_steps."))
         return Placement(bucket, resized, bucket[0] / bucket[1] - ratio)

@@ -97,7 +97,7 @@ class LatentCache:
         try:
             return _loaded(item, self.options)
         except BROKEN as error:
-            raise UserError(Problem(str(item.latents_file), say("the cached latents cannot be read: {error}.", error=error),
+            raise UserError(Problem(str(item.latents_file), say("The cached latents cannot be read: {error}.", error=error),
                                     "Start again; the file will be made anew.")) from error
 
 
@@ -130,7 +130,7 @@ def _check_names(items: list[Item]) -> None:
         assert item.latents_file is not None
         owner = owners.setdefault(item.latents_file, item.path)
         if owner != item.path:
-            raise UserError(Problem(str(item.path), say("it shares its cache file {name} with {other}.",
+            raise UserError(Problem(str(item.path), say("It shares its cache file {name} with {other}.",
                                                         name=item.latents_file.name, other=owner.name),
                                     "Rename one of the two pictures."))
 
@@ -234,7 +234,7 @@ def _encoded(batch: list[Item], encode: EncodeImage, pixels: torch.Tensor) -> to
         latents = encode(pixels).float().cpu()
     for item, one in zip(batch, latents, strict=True):
         if not torch.isfinite(one).all():
-            raise UserError(Problem(str(item.path), "its latents are not numbers (NaN or infinite).",
+            raise UserError(Problem(str(item.path), "Its latents are not numbers (NaN or infinite).",
                                     "Usually the VAE overflows in half precision: add --no_half_vae. If it happens with that "
                                     "too, save the picture anew or remove it."))
     return latents
@@ -289,7 +289,7 @@ def write_npz(file: Path, arrays: dict[str, Any]) -> None:
         os.replace(partial, file)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise UserError(Problem(str(file.parent), say("the cache {name} cannot be written: {error}.",
+        raise UserError(Problem(str(file.parent), say("The cache {name} cannot be written: {error}.",
                                                       name=file.name, error=error),
                                 "Caches lie beside the pictures: make the folder writable, free some space, or use "
                                 "--cache_latents without _to_disk.")) from error

@@ -25,7 +25,7 @@ def expanded(data: DatasetConfig, found: Found) -> tuple[DatasetPart, ...]:
         if folder is not None:
             subsets += _numbered(folder, flag, replace(template, is_reg=is_reg), data.kohya_order, found)
         elif not is_reg:
-            found.stop("--train_data_dir", "no training pictures are given.",
+            found.stop("--train_data_dir", "No training pictures are given.",
                        "Give --train_data_dir (the folder that holds folders named 10_name), or --dataset_config.")
     return (_without_doubles(replace(data.parts[0], subsets=tuple(_with_strengths(subsets, found))), found),)
 
@@ -36,7 +36,7 @@ def _with_strengths(subsets: list[SubsetConfig], found: Found) -> list[SubsetCon
     if not given:
         return subsets
     names = listed(f"{subset.image_dir.name} ({subset.slider_strength:+g})" for subset in given if subset.image_dir)
-    found.note("--train_data_dir", say("slider strengths are in the folders' names: {names}.", names=names),
+    found.note("--train_data_dir", say("Slider strengths are in the folders' names: {names}.", names=names),
                "Rename a folder if its s+... or s-... was not meant so.")
     return [replace(subset, slider_strength=0.0) if subset.slider_strength is None and not subset.is_reg else subset
             for subset in subsets]
@@ -47,7 +47,7 @@ def _without_doubles(part: DatasetPart, found: Found) -> DatasetPart:
     for subset in part.subsets:
         key = (subset.image_dir, subset.metadata_file)
         if key in kept:
-            found.warn(subset.metadata_file or subset.image_dir, "it is given twice in one data set; the second is ignored.",
+            found.warn(subset.metadata_file or subset.image_dir, "It is given twice in one data set; the second is ignored.",
                        "Raise num_repeats instead.")
         kept.setdefault(key, subset)
     return replace(part, subsets=tuple(kept.values()))
@@ -62,7 +62,7 @@ def _numbered(folder: Path, flag: str, template: SubsetConfig, keep_order: bool,
     used = [one for one in numbered if one.repeats >= 1]
     unused = [one for one in numbered if one.repeats < 1]
     if unused:
-        found.warn(flag, say("folders with fewer than one repeat are left out: {listed}.",
+        found.warn(flag, say("Folders with fewer than one repeat are left out: {listed}.",
                              listed=listed(one.path.name for one in unused)),
                    "Give them a number from 1 if they shall be used.")
     if not used:
@@ -78,7 +78,7 @@ def _judge_leftovers(folder: Path, flag: str, others: list[Path], found: Found) 
     with_pictures = [path for path in others if files.pictures(path)]
     if with_pictures:
         name = with_pictures[0].name
-        found.warn(flag, say("folders without a number are left out: {listed}.",
+        found.warn(flag, say("Folders without a number are left out: {listed}.",
                              listed=listed(path.name for path in with_pictures)),
                    say('Rename "{name}" to "1_{name}" (the number is how often each picture is repeated).', name=name))
     loose = files.pictures(folder)
@@ -95,7 +95,7 @@ def _judge_folder(folder: Path, flag: str, others: list[Path], found: Found) -> 
             found.stop(flag, say('"{folder}" is one level too deep: the pictures lie directly in it.', folder=folder),
                        say('Give the folder above it: {flag}="{parent}".', flag=flag, parent=folder.parent))
         else:
-            found.stop(flag, say('the pictures lie directly in "{folder}", not in a folder with a number of repeats.',
+            found.stop(flag, say('The pictures lie directly in "{folder}", not in a folder with a number of repeats.',
                                  folder=folder),
                        say('Put them into "{inside}" (the number is how often each is repeated) and keep {flag}="{folder}".',
                            inside=folder / f"10_{folder.name}", flag=flag, folder=folder))
@@ -104,7 +104,7 @@ def _judge_folder(folder: Path, flag: str, others: list[Path], found: Found) -> 
     if with_pictures:
         name = with_pictures[0].name
         names = listed(path.name for path in with_pictures)
-        found.stop(flag, say('no folder in "{folder}" has a number of repeats in front: {names}.', folder=folder, names=names),
+        found.stop(flag, say('No folder in "{folder}" has a number of repeats in front: {names}.', folder=folder, names=names),
                    say('Rename "{name}" to "1_{name}" (the number is how often each picture is repeated).', name=name))
         return
     deeper = _numbered_below(others)
@@ -113,7 +113,7 @@ def _judge_folder(folder: Path, flag: str, others: list[Path], found: Found) -> 
                              folder=folder, name=deeper.relative_to(folder)),
                    say('Give {flag}="{deeper}".', flag=flag, deeper=deeper))
     else:
-        found.stop(flag, say('there are no pictures in "{folder}".', folder=folder),
+        found.stop(flag, say('There are no pictures in "{folder}".', folder=folder),
                    say('Pictures {kinds} belong into folders such as "{example}".', kinds=KINDS, example=folder / "10_name"))
 
 
@@ -139,13 +139,13 @@ def judge_empty(folder: Path, found: Found) -> None:
     deeper = [path.name for path in children if path.is_dir() and files.pictures(path)]
     others = sorted({path.suffix.lower() for path in children if path.suffix.lower() in files.UNREAD_IMAGES})
     if deeper:
-        found.warn(folder, say("there are no pictures in this folder itself, only in folders inside it: {listed}.",
+        found.warn(folder, say("There are no pictures in this folder itself, only in folders inside it: {listed}.",
                                listed=listed(deeper)),
                    "Pictures must lie directly in it: move them up.")
     elif others:
-        found.warn(folder, say("there are no pictures in this folder that can be read, but files of kind {others}.",
+        found.warn(folder, say("There are no pictures in this folder that can be read, but files of kind {others}.",
                                others=others),
                    say("Save them as one of {kinds}.", kinds=KINDS))
     else:
-        found.warn(folder, "there are no pictures in this folder.",
+        found.warn(folder, "There are no pictures in this folder.",
                    say("Put pictures {kinds} directly into it, or remove it.", kinds=KINDS))

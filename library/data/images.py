@@ -41,7 +41,7 @@ def read(path: Path, alpha: bool = False, upright: bool = True) -> np.ndarray:
                 image = image.transpose(Image.Transpose[turn])
             return np.array(image, np.uint8)
     except (*files.UNREADABLE, Image.DecompressionBombError) as error:
-        raise UserError(Problem(str(path), say("this picture cannot be read: {error}.", error=error),
+        raise UserError(Problem(str(path), say("This picture cannot be read: {error}.", error=error),
                                 "Open and save it again with a picture program, or remove it.")) from error
 
 

@@ -253,6 +253,6 @@ def _pinned(batch: Batch) -> Batch:
 def check_lengths(plan: StepPlan) -> None:
     """Raise UserError for a run without steps."""
     if plan.steps < 1 or plan.batches < 1:
-        raise UserError(Problem("--max_train_steps", say("there is nothing to do: {steps} steps over {batches} batches.",
+        raise UserError(Problem("--max_train_steps", say("There is nothing to do: {steps} steps over {batches} batches.",
                                                          steps=plan.steps, batches=plan.batches),
                                 "Give at least one step and one picture."))

@@ -61,7 +61,7 @@ def raw_of_metadata(subset: SubsetConfig, found: Found) -> list[Raw]:
 
 def _read_table(file: Path, found: Found) -> Mapping[str, Mapping[str, Any]]:
     if not file.is_file():
-        found.stop(file, "there is no such metadata file.", nearest_existing(file))
+        found.stop(file, "There is no such metadata file.", nearest_existing(file))
         return {}
     text = file.read_text(encoding="utf-8-sig")
     try:
@@ -71,15 +71,15 @@ def _read_table(file: Path, found: Found) -> Mapping[str, Mapping[str, Any]]:
         else:
             table = json.loads(text)
     except (ValueError, KeyError, TypeError) as error:
-        found.stop(file, say("this metadata file cannot be read ({error}).", error=error),
+        found.stop(file, say("This metadata file cannot be read ({error}).", error=error),
                    "Write it anew with the tool that made it.")
         return {}
     if not isinstance(table, dict) or not all(isinstance(entry, dict) for entry in table.values()):
-        found.stop(file, "this is no metadata file: it must map each picture to its caption and tags.",
+        found.stop(file, "This is no metadata file: it must map each picture to its caption and tags.",
                    'It looks like {"name": {"caption": "...", "tags": "..."}}.')
         return {}
     if not table:
-        found.warn(file, "no pictures stand in this metadata file.", "Write it anew with the tool that made it.")
+        found.warn(file, "No pictures stand in this metadata file.", "Write it anew with the tool that made it.")
     return table
 
 

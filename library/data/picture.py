@@ -50,7 +50,7 @@ def prepare(plan: DatasetPlan, item: Item, reading: Reading, rng: random.Random 
     pixels = images.read(item.path, alpha=wants_alpha, upright=reading.upright)
     seen = (pixels.shape[1], pixels.shape[0])
     if seen != tuple(item.size):
-        raise UserError(Problem(str(item.path), say("this picture is {seen[0]}x{seen[1]}, but {size[0]}x{size[1]} by its "
+        raise UserError(Problem(str(item.path), say("This picture is {seen[0]}x{seen[1]}, but {size[0]}x{size[1]} by its "
                                                     "header (or by the metadata_cache.json beside it).",
                                                     seen=seen, size=item.size),
                                 "Start again if it was changed just now; else save it anew, or delete metadata_cache.json."))

@@ -56,7 +56,7 @@ def _paired(data: DatasetConfig, items: tuple[Item, ...], rules: tuple[BucketRul
     made = pair(items, rules)
     by_shape = len(made.partners) - made.by_name
     if not made.partners:
-        found.warn("--slider_pairing", "no data set has pictures of both signs, so there is nothing to pair.",
+        found.warn("--slider_pairing", "No data set has pictures of both signs, so there is nothing to pair.",
                    "Give a positive and a negative slider_strength in one [[datasets]].")
     elif by_shape:
         found.note("--slider_pairing", say("{by_name:pair shares|pairs share} a name; {by_shape} put together by shape.",
@@ -132,7 +132,7 @@ def _read_subset(subset: SubsetConfig, setting: Setting, found: Found) -> tuple[
         return raw, _headers(raw, {}, setting)
     folder = subset.image_dir
     if folder is None or not folder.is_dir():
-        found.stop(folder, "there is no such folder.", nearest_existing(folder) if folder else "Give image_dir.")
+        found.stop(folder, "There is no such folder.", nearest_existing(folder) if folder else "Give image_dir.")
         return [], []
     info = read_info(folder) if subset.cache_info else {}
     raw = _raw_of_folder(folder, subset, info, found)
@@ -168,7 +168,7 @@ def _raw_of_folder(folder: Path, subset: SubsetConfig, info: Mapping[str, Mappin
         return []
     doubles = [stem for stem, count in Counter(path.stem for path in images).items() if count > 1]
     if doubles:
-        found.warn(folder, say("several pictures share a name and so a caption and a cache: {listed}.",
+        found.warn(folder, say("Several pictures share a name and so a caption and a cache: {listed}.",
                                listed=listed(doubles)),
                    "Rename them, or remove the copies.")
     names = {path.name for path in folder.iterdir()}
@@ -187,10 +187,10 @@ def _with_caption(path: Path, subset: SubsetConfig, names: set[str], found: Foun
         return Raw(path, subset.class_tokens or "", False)
     text = files.read_caption(file)
     if text.encoding != "utf-8-sig":
-        found.note(file, say("this caption is not UTF-8; it was read as {encoding}.", encoding=text.encoding), "Save it as UTF-8.")
+        found.note(file, say("This caption is not UTF-8; it was read as {encoding}.", encoding=text.encoding), "Save it as UTF-8.")
     lines = [line for line in text.lines if line] if subset.enable_wildcard else text.lines[:1]
     if not any(lines) and any(text.lines):
-        found.warn(file, "the first line of this caption is empty, and only the first line counts.", "Remove the empty line.")
+        found.warn(file, "The first line of this caption is empty, and only the first line counts.", "Remove the empty line.")
     return Raw(path, base_caption(lines, subset), True)
 
 
@@ -229,12 +229,12 @@ def _other_ending(without: list[Path], subset: SubsetConfig, names: set[str]) ->
 def _with_masks(raw: list[Raw], folder: Path, shared: bool, found: Found) -> list[Raw]:
     """The mask of each picture, by name; ``shared``: several folders of pictures have their masks in it."""
     if not folder.is_dir():
-        found.stop(folder, "there is no such folder of masks.", nearest_existing(folder))
+        found.stop(folder, "There is no such folder of masks.", nearest_existing(folder))
         return raw
     masks = {path.stem: path for path in reversed(files.pictures(folder))}
     missing = [one.path.name for one in raw if one.path.stem not in masks]
     if missing:
-        found.stop(folder, say("there is no mask for {count:picture|pictures}: {listed}.",
+        found.stop(folder, say("There is no mask for {count:picture|pictures}: {listed}.",
                                count=len(missing), listed=listed(missing)),
                    "Each picture needs a mask of the same name there.")
     extra = sorted(set(masks) - {one.path.stem for one in raw})
@@ -261,7 +261,7 @@ class Rest:
 def _item(raw: Raw, header: files.Header, place: tuple[int, int], rest: Rest) -> Item | None:
     subset, path, found = rest.subset, raw.path, rest.found
     if header.size is None:
-        found.stop(path, say("this file {fault}.", fault=header.fault), "Save it again with a picture program, or remove it.")
+        found.stop(path, say("This file {fault}.", fault=header.fault), "Save it again with a picture program, or remove it.")
         return None
     if not _fits(path, header.size, rest) or not _mask_fits(raw, header.size, rest):
         return None
@@ -285,12 +285,12 @@ def _fits(path: Path, size: tuple[int, int], rest: Rest) -> bool:
     if size == rest.rules.resolution or (crops and size[0] >= width and size[1] >= height):
         return True
     if size[0] > width or size[1] > height:
-        rest.found.stop(path, say("image too large ({size[0]}x{size[1]}), but cropping and bucketing are disabled.",
+        rest.found.stop(path, say("Image too large ({size[0]}x{size[1]}), but cropping and bucketing are disabled.",
                                   size=size),
                         say("Add --enable_bucket (pictures of any size), or scale it to {width}x{height}.",
                             width=width, height=height))
     else:
-        rest.found.stop(path, say("the picture ({size[0]}x{size[1]}) is smaller than --resolution {width},{height}.",
+        rest.found.stop(path, say("The picture ({size[0]}x{size[1]}) is smaller than --resolution {width},{height}.",
                                   size=size, width=width, height=height),
                         "Add --enable_bucket (pictures of any size), or lower --resolution.")
     return False
@@ -305,7 +305,7 @@ def _mask_fits(raw: Raw, size: tuple[int, int], rest: Rest) -> bool:
         return True
     seen = mask.fault if mask.size is None else say("is {mask[0]}x{mask[1]}, its picture {size[0]}x{size[1]}",
                                                     mask=mask.size, size=size)
-    rest.found.stop(raw.mask_file, say("this mask {seen}.", seen=seen), "A mask must have the size of its picture.")
+    rest.found.stop(raw.mask_file, say("This mask {seen}.", seen=seen), "A mask must have the size of its picture.")
     return False
 
 
@@ -376,15 +376,15 @@ def _judge_whole(data: DatasetConfig, parts: tuple[DatasetPart, ...], found: Fou
     stopped = any(problem.severity == "stop" for problem in found.problems)
     if parts and not training and not stopped:
         where = "--dataset_config" if data.dataset_config else "--train_data_dir"
-        found.stop(where, "there is no picture to train on.", "Put pictures into the folders that are named above.")
+        found.stop(where, "There is no picture to train on.", "Put pictures into the folders that are named above.")
     if data.reg_data_dir is not None and training and not any(item.is_reg for item in found.items):
-        found.warn("--reg_data_dir", say('there are no regularisation pictures in "{reg_data_dir}".',
+        found.warn("--reg_data_dir", say('There are no regularisation pictures in "{reg_data_dir}".',
                                          reg_data_dir=data.reg_data_dir),
                    "Put them into a sub-folder such as 1_girl, or leave the flag out.")
     if data.kohya_order and any(item.strength is not None for item in found.items):
-        found.stop("--kohya_order", "it would mix slider strengths in one batch, as kohya's order knows no strengths.",
+        found.stop("--kohya_order", "It would mix slider strengths in one batch, as kohya's order knows no strengths.",
                    "Leave it out for sliders.")
     weighted = any(subset.probability != 1 for part in parts for subset in part.subsets)
     if weighted and not any(item.strength is not None for item in found.items):
-        found.warn("probability", "it is a weight among slider sets of one sign, and no set has a slider_strength.",
+        found.warn("probability", "It is a weight among slider sets of one sign, and no set has a slider_strength.",
                    "Use num_repeats to see pictures of a set more often.")

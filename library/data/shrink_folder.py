@@ -44,17 +44,17 @@ class Request:
         source, target = map(Path, folders)
         problems, read_sizes = [], []
         if not source.is_dir():
-            problems.append(Problem(f"src_img_folder {source}", "there is no such folder", "Check the path."))
+            problems.append(Problem(f"src_img_folder {source}", "There is no such folder.", "Check the path."))
         if source.absolute() == target.absolute():
-            problems.append(Problem(f"dst_img_folder {target}", "this is the folder that is read, too", "Give another one."))
+            problems.append(Problem(f"dst_img_folder {target}", "This is the folder that is read, too.", "Give another one."))
         if multiple < 1:
-            problems.append(Problem(f"--divisible_by {multiple}", "sides cannot be a multiple of it", "Give 1 or more."))
+            problems.append(Problem(f"--divisible_by {multiple}", "Sides cannot be a multiple of it.", "Give 1 or more."))
         for part in sizes.split(","):
             try:
                 width, height = map(int, part.lower().split("x"))
                 read_sizes.append((width, height))
             except ValueError:
-                problems.append(Problem(f"--max_resolution {part}", "this is not WIDTHxHEIGHT", "Write 512x512,256x256."))
+                problems.append(Problem(f"--max_resolution {part}", "This is not WIDTHxHEIGHT.", "Write 512x512,256x256."))
         if problems:
             raise UserError(*problems)
         return cls(source, target, tuple(read_sizes), multiple, KERNELS[kernel or "area"], *switches)
@@ -64,7 +64,7 @@ def shrink_all(request: Request) -> int:
     """Write every picture at every size; returns how many were written. Raises UserError where there are none."""
     found = pictures(request.source)
     if not found:
-        raise UserError(Problem(f"src_img_folder {request.source}", "there is no picture in it", "Give a folder of pictures."))
+        raise UserError(Problem(f"src_img_folder {request.source}", "There is no picture in it.", "Give a folder of pictures."))
     from tqdm import tqdm
 
     count = 0

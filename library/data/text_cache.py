@@ -73,7 +73,7 @@ class TextCache:
         try:
             return _loaded(file, self.options)
         except BROKEN as error:
-            raise UserError(Problem(str(file), say("the cached conditioning cannot be read: {error}.", error=error),
+            raise UserError(Problem(str(file), say("The cached conditioning cannot be read: {error}.", error=error),
                                     "Start again; the file will be made anew.")) from error
 
     def collate(self, conds: Sequence[Cond]) -> Cond:

@@ -43,7 +43,7 @@ def convert(flag: Flag, text: str) -> Any:
     if flag.choices and value not in flag.choices:
         known = [str(choice) for choice in flag.choices if choice is not None]
         raise NotUnderstood(
-            say('"{text}" is not one of its values', text=text),
+            say('"{text}" is not one of its values.', text=text),
             say("{near} Possible: {known}.", near=near(text, known), known=known),
         )
     return value

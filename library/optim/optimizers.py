@@ -186,7 +186,7 @@ def find(name: str) -> OptimizerSpec:
     if spec is not None:
         return spec
     if "." not in name:
-        raise refuse(FLAG, say('there is no optimizer "{name}"', name=name),
+        raise refuse(FLAG, say('There is no optimizer "{name}".', name=name),
                      say("{near} A class of another package is given by its dotted path, for example pytorch_optimizer.CAME.",
                          near=near(name, names())))
     path = name
@@ -209,7 +209,7 @@ def problems(settings: OptimizerSettings, group_lrs: tuple[float, ...] = ()) -> 
         return error.problems
     found = []
     if not installed(spec.module):
-        found.append(Problem(FLAG, say("{name} needs the package {package}, which is not installed",
+        found.append(Problem(FLAG, say("{name} needs the package {package}, which is not installed.",
                                        name=spec.name, package=spec.package),
                              say("Run: python -m pip install {package}", package=spec.package), check="optimizer"))
     return found + _lr_problems(spec, group_lrs or (settings.lr,))
@@ -227,7 +227,7 @@ def _lr_problems(spec: OptimizerSpec, lrs: tuple[float, ...]) -> list[Problem]:
                         check="optimizer")]
     if max(trained) <= 0.1:
         return [Problem("--learning_rate",
-                        say("{rate:g} is very low for {name}, which finds the step size itself",
+                        say("{rate:g} is very low for {name}, which finds the step size itself.",
                             rate=max(trained), name=spec.name),
                         "Set --learning_rate 1 (and --unet_lr 1 --text_encoder_lr 1 where they are given).", "warn",
                         "optimizer")]
@@ -243,7 +243,7 @@ def create(settings: OptimizerSettings, param_groups: list[dict[str, Any]]) -> C
     spec = find(settings.name)
     groups = [dict(group, params=list(group["params"])) for group in param_groups]
     if not any(group["params"] for group in groups):
-        raise refuse("--network_module", "there is nothing to train: no parameter is trained at a rate above 0",
+        raise refuse("--network_module", "There is nothing to train: no parameter is trained at a rate above 0.",
                      "Set --unet_lr or --learning_rate (1e-4 is usual), or train the text encoder.")
     lrs = tuple(group.get("lr", settings.lr) for group in groups)
     stops = [problem for problem in _lr_problems(spec, lrs) if problem.severity == "stop"]
@@ -286,15 +286,15 @@ def load_class(spec: OptimizerSpec) -> type:
         module = importlib.import_module(module_path)
     except ModuleNotFoundError as error:
         missing = spec.package if (error.name or "").split(".")[0] == spec.module else error.name
-        raise refuse(FLAG, say("{name} needs the package {missing}, which is not installed", name=spec.name, missing=missing),
+        raise refuse(FLAG, say("{name} needs the package {missing}, which is not installed.", name=spec.name, missing=missing),
                      say("Run: python -m pip install {missing}", missing=missing)) from error
     except (ImportError, OSError, RuntimeError) as error:
-        raise refuse(FLAG, say("{name}: {module_path} cannot be imported ({error})",
+        raise refuse(FLAG, say("{name}: {module_path} cannot be imported ({error}).",
                                name=spec.name, module_path=module_path, error=error),
                      say("Run: python -m pip install -U {package}", package=spec.package)) from error
     members = {name: value for name, value in vars(module).items() if isinstance(value, type)}
     if class_name not in members:
-        raise refuse(FLAG, say('{module_path} has no class "{class_name}"', module_path=module_path, class_name=class_name),
+        raise refuse(FLAG, say('{module_path} has no class "{class_name}".', module_path=module_path, class_name=class_name),
                      near(class_name, members))
     return members[class_name]
 
@@ -319,7 +319,7 @@ def _build(spec: OptimizerSpec, cls: type, draft: Draft) -> torch.optim.Optimize
         if not spec.may_need_gpu:
             raise
         first_line = str(error).strip().split("\n")[0]
-        raise refuse(FLAG, say("{name} does not run on this machine ({first_line})", name=spec.name, first_line=first_line),
+        raise refuse(FLAG, say("{name} does not run on this machine ({first_line}).", name=spec.name, first_line=first_line),
                      say("It needs an NVIDIA GPU, or a newer bitsandbytes (python -m pip install -U bitsandbytes); or use "
                          "{flag} AdamW.", flag=FLAG)) from error
     except (TypeError, ValueError) as error:

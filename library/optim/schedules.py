@@ -125,7 +125,7 @@ def _cosine_with_restarts(settings: ScheduleSettings, base: float) -> Factor:
 def _polynomial(settings: ScheduleSettings, base: float) -> Factor:
     end = float(settings.args.get("lr_end", 1e-7))
     if not end < base:
-        raise refuse(FLAG, say("polynomial ends at {end:g}, which is not below the learning rate {base:g}",
+        raise refuse(FLAG, say("The schedule polynomial ends at {end:g}, which is not below the learning rate {base:g}.",
                                end=end, base=base),
                      say("Set --learning_rate, or {args_flag} lr_end=0.", args_flag=ARGS_FLAG))
 
@@ -147,7 +147,7 @@ def _cosine_with_min_lr(settings: ScheduleSettings, base: float) -> Factor:
     args = settings.args
     floor = args["min_lr"] / base if "min_lr" in args else args.get("min_lr_rate", settings.min_lr_ratio)
     if floor is None:
-        raise refuse(FLAG, "cosine_with_min_lr needs to know where to end",
+        raise refuse(FLAG, "cosine_with_min_lr needs to know where to end.",
                      say("Set --lr_scheduler_min_lr_ratio 0.1 (a tenth of the learning rate), or {args_flag} min_lr=1e-5.",
                          args_flag=ARGS_FLAG))
     cycles = settings.num_cycles / 2
@@ -196,14 +196,14 @@ def _piecewise_constant(settings: ScheduleSettings, base: float) -> Factor:
     """``step_rules=1:10,0.1:20,0.01``: factor 1 before step 10, 0.1 before step 20, 0.01 afterwards."""
     rules = settings.args.get("step_rules")
     if rules is None:
-        raise refuse(FLAG, "piecewise_constant needs its rules",
+        raise refuse(FLAG, "piecewise_constant needs its rules.",
                      say('Set {args_flag} "step_rules=1:100,0.1:200,0.01".', args_flag=ARGS_FLAG))
     try:
         *pieces, last = str(rules).split(",")
         until = sorted((int(steps), float(value)) for value, steps in (piece.split(":") for piece in pieces))
         rest = float(last)
     except ValueError as error:
-        raise refuse(ARGS_FLAG, say("cannot read step_rules={rules}", rules=rules),
+        raise refuse(ARGS_FLAG, say("step_rules={rules} cannot be read.", rules=rules),
                      "Write factor:until_step pairs and a last factor, for example 1:100,0.1:200,0.01.") from error
     return lambda step: next((value for steps, value in until if step < steps), rest)
 
@@ -237,7 +237,7 @@ def _warm_restarts(shape: Callable[[float, float], float]) -> Callable[[Schedule
         warmup = int(args.get("warmup_steps", settings.warmup_steps))
         length = int(args.get("first_cycle_max_steps", max(1, settings.steps // max(1, settings.num_cycles))))
         if warmup >= length:
-            raise refuse("--lr_warmup_steps", say("{warmup} steps of warm-up do not fit in a cycle of {length} steps",
+            raise refuse("--lr_warmup_steps", say("{warmup} steps of warm-up do not fit in a cycle of {length} steps.",
                                                   warmup=warmup, length=length),
                          "Use a shorter warm-up, or fewer cycles (--lr_scheduler_num_cycles).")
         end = float(args.get("min_lr", 1e-6)) / base
@@ -304,7 +304,7 @@ def _spec(settings: ScheduleSettings) -> ScheduleSpec | None:
         return spec
     if settings.is_class or "." in name or name.startswith("adafactor"):
         return None
-    raise refuse(FLAG, say('there is no schedule "{name}"', name=settings.name), near(settings.name, names()))
+    raise refuse(FLAG, say('There is no schedule "{name}".', name=settings.name), near(settings.name, names()))
 
 
 def problems(settings: ScheduleSettings, base_lr: float = 1.0) -> list[Problem]:
@@ -326,13 +326,13 @@ def problems(settings: ScheduleSettings, base_lr: float = 1.0) -> list[Problem]:
 def _warmup_problems(settings: ScheduleSettings, warms_up: bool) -> list[Problem]:
     if warms_up and settings.warmup_steps > settings.steps:
         return [Problem("--lr_warmup_steps", say("{warmup_steps} steps of warm-up in a run of {steps} steps: the learning "
-                                                 "rate would never be reached",
+                                                 "rate would never be reached.",
                                                  warmup_steps=settings.warmup_steps, steps=settings.steps),
                         "Use a shorter warm-up, for example 5%.",
                         "warn", "schedule")]
     if warms_up or not settings.warmup_steps:
         return []
-    return [Problem("--lr_warmup_steps", say("{warmup} cannot be used with {flag} {name}",
+    return [Problem("--lr_warmup_steps", say("A warm-up ({warmup}) does not go with {flag}={name}.",
                                              warmup=settings.warmup, flag=FLAG, name=settings.name),
                     say("Use {flag} constant_with_warmup, or set --lr_warmup_steps 0.", flag=FLAG), check="schedule")]
 
@@ -376,7 +376,7 @@ def _base_rate(optimizer: torch.optim.Optimizer) -> float:
 def _adafactor(settings: ScheduleSettings, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
     """transformers' proxy that shows the rate which Adafactor chose for itself."""
     if type(optimizer).__name__ != "Adafactor" or not optimizer.defaults.get("relative_step", False):
-        raise refuse(FLAG, say("{name} goes with --optimizer_type Adafactor and relative_step=True only", name=settings.name),
+        raise refuse(FLAG, say("{name} goes with --optimizer_type Adafactor and relative_step=True only.", name=settings.name),
                      say("Use {flag} constant_with_warmup.", flag=FLAG))
     from transformers.optimization import AdafactorSchedule
 
@@ -391,12 +391,12 @@ def _foreign(settings: ScheduleSettings, optimizer: torch.optim.Optimizer) -> to
     try:
         module = importlib.import_module(module_path)
     except ImportError as error:
-        raise refuse(TYPE_FLAG, say("{name}: {module_path} cannot be imported ({error})",
+        raise refuse(TYPE_FLAG, say("{name}: {module_path} cannot be imported ({error}).",
                                     name=settings.name, module_path=module_path, error=error),
                      say("Install the package that has it, or choose {names} with {flag}.", names=names(), flag=FLAG)) from error
     classes = {name: value for name, value in vars(module).items() if inspect.isclass(value)}
     if class_name not in classes:
-        raise refuse(TYPE_FLAG, say('{module_path} has no class "{class_name}"',
+        raise refuse(TYPE_FLAG, say('{module_path} has no class "{class_name}".',
                                     module_path=module_path, class_name=class_name), near(class_name, classes))
     try:
         return classes[class_name](optimizer, **settings.args)

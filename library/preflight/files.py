@@ -12,14 +12,15 @@ from library.config.sections import lora_with_strength
 from library.preflight.registry import Context, check
 from library.util.records import Problem
 
-TEXT_FLAGS = ("dataset_config", "sample_prompts", "in_json", "log_tracker_config", "config_file")
+TEXT_FLAGS = ("sample_prompts", "in_json", "log_tracker_config")
+"""Those of settings and data sets are judged where they are read."""
 LONGEST_WINDOWS_PATH = 259
 
 
 def path_of(context: Context, name: str) -> Path | None:
     """A path flag as a path, None where it is not given."""
-    value = context.flag(name)
-    return (context.cwd / Path(str(value)).expanduser()) if value else None
+    value = str(context.flag(name) or "").strip(" \t\"'")  # the check of quotation marks speaks of them
+    return (context.cwd / Path(value).expanduser()) if value else None
 
 
 @check("output_dir_unwritable", level="files", row="F46")
@@ -75,10 +76,10 @@ def check_output_in_data(context: Context) -> Iterator[Problem]:
 
 @check("text_file_missing", level="files", row="F45")
 def check_text_files(context: Context) -> Iterator[Problem]:
-    """Files of prompts, captions and settings exist and are text in UTF-8."""
+    """Files of prompts and captions exist and are text in UTF-8."""
     for name in TEXT_FLAGS:
         path = path_of(context, name)
-        if path is None or (name == "config_file" and not path.suffix):
+        if path is None:
             continue
         if not path.is_file():
             near = _near_name(path)

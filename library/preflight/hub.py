@@ -149,6 +149,8 @@ def check_reachable(context: Context) -> Iterator[Problem]:
         (_host(context.machine.env[n]) for n in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY") if context.machine.env.get(n)), "-"
     )
     reason = said.kind if said.kind != "unreachable" else said.reason
+    if reason in ("connection", "dns") and proxy != "-":
+        reason = "proxy"  # with one, it is the proxy alone that is spoken to
     values = {"repo": repo, "address": address, "status": said.status, "proxy": proxy, "variable": said.reason,
               "cwd": context.cwd}  # fmt: skip
     snapshot = cached_snapshot(context, repo)

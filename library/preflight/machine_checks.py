@@ -59,9 +59,12 @@ def check_gpu(context: Context) -> Iterator[Problem]:
         key, values["gpu"] = "no_gpu.build", machine.driver_names[0]
     elif build is not None and build.cuda is not None and not machine.driver_names:
         key = "no_gpu.driver"
+    elif build is not None and build.cuda is not None:
+        values["gpu"] = machine.driver_names[0]
+        key = "no_gpu.hidden" if visible is not None else "no_gpu.old_driver"
     else:
         key = "no_gpu"
-    if key in ("no_gpu.build", "no_gpu.hidden") or precision != "no" or seconds * steps > QUICK:
+    if key in ("no_gpu.build", "no_gpu.hidden", "no_gpu.old_driver") or precision != "no" or seconds * steps > QUICK:
         half = ".half" if key == "no_gpu" and precision != "no" else ""
         yield context.warn(key + half, "GPU", **values)
 
@@ -249,6 +252,8 @@ def check_accelerate_cpu(context: Context) -> Iterator[Problem]:
 def check_accelerate_precision(context: Context) -> Iterator[Problem]:
     """accelerate and the command name different precisions; the command's holds."""
     theirs, ours = context.machine.env.get("ACCELERATE_MIXED_PRECISION"), context.flag("mixed_precision") or "no"
+    if theirs and theirs.lower() == "no" != ours and not context.machine.accelerate_config:
+        yield context.note("accelerate_precision.none", "--mixed_precision", ours=ours)
     if theirs and theirs.lower() != ours and theirs.lower() in ("fp16", "bf16", "fp8"):
         yield context.note("accelerate_precision", "--mixed_precision", theirs=theirs, ours=ours)
 
@@ -277,6 +282,8 @@ def check_processes(context: Context) -> Iterator[Problem]:
     if env.get("MASTER_ADDR") and "WORLD_SIZE" not in env and context.machine.launched_by_accelerate:
         # accelerate's simple launcher sets an address where --num_processes is above 1, and starts one process all the same.
         yield context.warn("processes_many.cpu", "accelerate")
+    if context.machine.system == "Windows" and world > 1:
+        return  # the check of Windows speaks of it
     if gpus and world > gpus and context.machine.env.get("ACCELERATE_USE_CPU", "").lower() != "true":
         yield context.stop("processes_many", "accelerate", world=world, gpus=gpus)
     elif gpus > 1 and world == 1 and not context.machine.launched_by_accelerate:

@@ -129,7 +129,9 @@ def check_model_kind(context: Context) -> Iterator[Problem]:
     name = model.path.name
     if model.kind == "lora":
         yield context.stop("model_kind.lora", FLAG, name=name, what=model.what)
-    elif model.kind in ("vae", "text encoder"):
+    elif model.kind == "vae":
+        yield context.stop("model_kind.vae", FLAG, name=name, what=model.what)
+    elif model.kind == "text encoder":
         yield context.stop("model_kind.part", FLAG, name=name, what=model.what)
     elif model.kind == "unknown":
         yield context.stop("model_kind.unknown", FLAG, name=name, what=model.what)
@@ -160,6 +162,10 @@ def _no_index(context: Context, path: Path) -> Problem:
     if (path.parent / "model_index.json").is_file():
         return context.stop("model_folder.above", FLAG, path=path, parent=path.parent)
     if len(files) == 1:
+        from library.families.detect import identify_file
+
+        if identify_file(path / files[0]).kind == "lora":
+            return context.stop("model_folder.lora", FLAG, path=path, file=files[0])
         return context.stop("model_folder.one_file", FLAG, path=path, file=path / files[0])
     if files:
         return context.stop("model_folder.files", FLAG, path=path, files=", ".join(files[:5]))
@@ -270,6 +276,8 @@ def check_prediction(context: Context) -> Iterator[Problem]:
         yield context.warn("model_prediction.add", "--v_parameterization", name=name)
     elif told is False and asked:
         yield context.warn("model_prediction.remove", "--v_parameterization", name=name)
+    elif told is None and asked and not _named_v(name) and not context.flag("v2"):
+        yield context.warn("model_prediction.unlikely", "--v_parameterization", name=name)
     elif told is None and not asked and _named_v(name):
         yield context.warn("model_prediction.name", "--v_parameterization", name=name)
 

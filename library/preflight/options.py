@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from library.preflight.registry import Context, check
+from library.preflight.ruled import flags_of_run, judged as found_by_rules
 from library.util.records import Problem
+
+if TYPE_CHECKING:
+    from library.config.run_config import ScheduleConfig
+    from library.optim.schedules import ScheduleSettings
 
 
 @dataclass(frozen=True)
@@ -90,14 +95,22 @@ def check_schedule_adafactor(context: Context) -> Iterator[Problem]:
 
 @check("schedule_unknown", level="words", row="F29")
 def check_schedule_name(context: Context) -> Iterator[Problem]:
-    """The schedule's name must be one that exists."""
-    from library.optim.schedules import names
+    """The schedule and its arguments must exist."""
+    from library.config.sections import schedule
+    from library.optim.schedules import problems
 
-    name = str(context.flag("lr_scheduler") or "constant").split(":")[0]
-    known = list(names())
-    if context.flag("lr_scheduler_type") or name in known or "." in name:
-        return
-    yield context.stop("schedule_unknown", "--lr_scheduler", name=name, near=_nearest(name, known), known=", ".join(known))
+    found = problems(schedule_settings(schedule(flags_of_run(context), []), int(context.flag("max_train_steps") or 1)))
+    judged = any(p.check == "schedule_warmup" for p in found_by_rules(context))
+    yield from (p for p in found if not (judged and p.where == "--lr_warmup_steps"))
+
+
+def schedule_settings(schedule: ScheduleConfig, steps: int) -> ScheduleSettings:
+    """The schedule's section as the optimizers' room wants it."""
+    from library.optim.schedules import ScheduleSettings
+
+    return ScheduleSettings(schedule.name, max(1, steps), schedule.warmup, schedule.decay, schedule.num_cycles,
+                            schedule.power, schedule.timescale, schedule.min_lr_ratio, schedule.args,
+                            is_class=schedule.is_class)  # fmt: skip
 
 
 @check("optimizer_unknown", level="words", row="F82")
@@ -197,13 +210,6 @@ def check_saves(context: Context) -> Iterator[Problem]:
     every, steps = context.flag("save_every_n_steps"), context.flag("max_train_steps")
     if every and steps and not context.flag("max_train_epochs") and every > steps:
         yield context.note("save_never", "--save_every_n_steps", every=every, steps=steps)
-
-
-def _nearest(word: str, words: list[str]) -> str:
-    import difflib
-
-    found = difflib.get_close_matches(word.lower(), words, 1, 0.0)
-    return found[0] if found else words[0]
 
 
 def _in_netrc(context: Context, host: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from library.preflight.machine_checks import FAULTY_FP16
-from library.preflight.options import optimizer_name
+from library.preflight.options import optimizer_name, schedule_settings
 from library.preflight.registry import Context, check
 from library.preflight.versions import needs_bitsandbytes
 from library.util.records import Problem, UserError
@@ -101,22 +101,7 @@ def check_optimizer(context: Context) -> Iterator[Problem]:
             optimizers.OptimizerSettings(config.optimizer.name, config.optimizer.lr, config.optimizer.args),
             [{"params": [weight], "lr": config.optimizer.lr}],
         )
-        schedule = config.schedule
-        schedules.create(
-            schedules.ScheduleSettings(
-                schedule.name,
-                max(1, config.loop.max_train_steps),
-                schedule.warmup,
-                schedule.decay,
-                schedule.num_cycles,
-                schedule.power,
-                schedule.timescale,
-                schedule.min_lr_ratio,
-                schedule.args,
-                is_class=bool(context.flag("lr_scheduler_type")),
-            ),
-            made.optimizer,
-        )
+        schedules.create(schedule_settings(config.schedule, config.loop.max_train_steps), made.optimizer)
     except UserError as error:
         yield from error.problems
 

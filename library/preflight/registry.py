@@ -36,6 +36,7 @@ CHEAP: tuple[Level, ...] = ("words", "files", "data")
 """Levels that need no torch; their problems are shown together. ``installation`` is for tools/doctor.py alone."""
 STAGES: tuple[tuple[Level, ...], ...] = (CHEAP, ("machine",), ("network",), ("probes",), ("installation",))
 """What is shown together; a stop ends the checks after its stage."""
+MODEL = "--pretrained_model_name_or_path"
 MODULES = (
     "words",
     "ruled",
@@ -202,12 +203,12 @@ def unique(problems: Iterable[Problem]) -> list[Problem]:
 def merge(ours: Iterable[Problem], theirs: Iterable[Problem]) -> list[Problem]:
     """Add what another room found (parse, resolve, scan) to what the checks found, each fault once.
 
-    A problem of another room is left out where a check has spoken of the same place with the same weight or more.
+    What the other rooms say of the base model's files is left out where a check has said it with the same weight or more.
     """
     kept = list(ours)
     order = {"stop": 0, "warn": 1, "note": 2}
-    spoken = {p.where: min(order[q.severity] for q in kept if q.where == p.where) for p in kept}
-    return unique(kept + [p for p in theirs if p.where not in spoken or order[p.severity] < spoken[p.where]])
+    spoken = min((order[p.severity] for p in kept if p.where == MODEL), default=len(order))
+    return unique(kept + [p for p in theirs if p.where != MODEL or order[p.severity] < spoken])
 
 
 def context_of(flags: Flags, machine: Machine | None = None, config: RunConfig | None = None, plan: Any = None) -> Context:

@@ -33,7 +33,8 @@ def check_state(context: Context) -> Iterator[Problem]:
         missing = [part for part, patterns in STATE_PARTS.items() if not any(list(path.glob(p)) for p in patterns)]
         if len(missing) == len(STATE_PARTS):
             states = _states_near(path / "x")
-            yield context.stop("state_missing.none", "--resume", path=path, near=", ".join(states) or "-")
+            key = "state_missing.none_near" if states else "state_missing.none"
+            yield context.stop(key, "--resume", path=path, near=", ".join(states))
         elif missing:
             yield context.stop("state_missing.part", "--resume", path=path, missing=", ".join(missing))
 
@@ -71,6 +72,15 @@ def check_state_settings(context: Context) -> Iterator[Problem]:
         then, now = saved.get(flag), context.flag(flag)
         if then is not None and now not in (None, "") and str(then).lower() != str(now).lower() and not _equal(then, now):
             yield context.stop("state_differs", "--resume", path=path, flag=flag, then=then, now=now)
+    config = context.config
+    if config is None:
+        return
+    trained = {"optimizer": config.optimizer.name.lower(), "trains_text_encoder": config.network.train_text_encoder,
+               "trains_denoiser": config.network.train_denoiser}  # fmt: skip
+    for key, now in trained.items():
+        if key in saved and saved[key] != now:
+            text = "state_differs" if key == "optimizer" else f"state_differs.{key}" + (".now" if now else "")
+            yield context.stop(text, "--resume", path=path, flag="optimizer_type", then=saved[key], now=now)
 
 
 def _equal(a: Any, b: Any) -> bool:

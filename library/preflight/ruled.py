@@ -6,9 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from library.preflight.registry import Context, check
 from library.util.records import Problem
+
+if TYPE_CHECKING:
+    from library.flags import Flags
 
 RULED: dict[str, tuple[str, str]] = {
     "model_missing": ("F75", "A run needs a base model."),
@@ -50,14 +54,20 @@ def judged(context: Context) -> list[Problem]:
     """What flags and data description show to be wrong; computed once for all checks."""
     from library.config.resolve import data_of
     from library.config.rules import judge
-    from library.flags import Flags
 
     def make() -> list[Problem]:
-        given = {name: origin for name, origin in context.origins.items() if origin != "default"}
-        flags = Flags(context.script, context.flags, given)
+        flags = flags_of_run(context)
         return [*judge(flags), *data_of(flags)[1].problems]
 
     return context.remember("judged", make)
+
+
+def flags_of_run(context: Context) -> Flags:
+    """The run's flags as ``library.config`` reads them."""
+    from library.flags import Flags
+
+    given = {name: origin for name, origin in context.origins.items() if origin != "default"}
+    return Flags(context.script, context.flags, given)
 
 
 def _showing(name: str, about: str) -> Callable[[Context], Iterator[Problem]]:

@@ -43,16 +43,18 @@ class Kind:
 
     unet: float
     text: float
+    usual: str
+    """What is usual for the image model, as one would type it."""
 
 
-ORDINARY = Kind(1.01e-3, 5.01e-4)
+ORDINARY = Kind(1.01e-3, 4.01e-4, "1e-4")
 KINDS = {
-    "lion": Kind(3.01e-4, 1.01e-4),
-    "sgd": Kind(1e3, 1e3),
-    "adafactor": Kind(2e-3, 1e-3),
-    "adadelta": Kind(10.0, 10.0),
-    "rprop": Kind(0.1, 0.1),
-    "adagrad": Kind(0.1, 0.1),
+    "lion": Kind(3.01e-4, 1.01e-4, "3e-5"),
+    "sgd": Kind(1e3, 1e3, "1"),
+    "adafactor": Kind(2e-3, 1e-3, "1e-4"),
+    "adadelta": Kind(10.0, 10.0, "1"),
+    "rprop": Kind(0.1, 0.1, "1e-3"),
+    "adagrad": Kind(0.1, 0.1, "1e-2"),
 }
 """Beginning of the optimizer's name -> its rates; all others count as AdamW."""
 
@@ -91,6 +93,7 @@ def check_high_rate(context: Context) -> Iterator[Problem]:
             "--unet_lr" if context.flag("unet_lr") is not None else "--learning_rate",
             rate=f"{used.unet:g}",
             name=name,
+            usual=kind.usual,
         )
     elif used.text and max(used.text) > max(kind.text, used.unet or 0.0):
         yield context.warn("rate_high.text", "--text_encoder_lr", rate=f"{max(used.text):g}")
@@ -207,7 +210,7 @@ def check_own_rate(context: Context) -> Iterator[Problem]:
         return
     if max(used.all) <= 0.1:
         yield context.warn("own_rate", "--learning_rate", name=name, rate=f"{max(used.all):g}")
-    elif set(used.all) != {1.0}:
+    elif max(used.all) != 1.0:
         yield context.note("own_rate.factor", "--learning_rate", name=name, rate=f"{max(used.all):g}")
 
 

@@ -60,7 +60,7 @@ def check_quotes(context: Context) -> Iterator[Problem]:
     for name in PATH_FLAGS:
         value = context.flag(name)
         if isinstance(value, str) and value != value.strip(" \t\"'“”‘’") and " --" not in value:
-            yield context.stop("path_quotes", f"--{name}", value=value, clean=value.strip(" \t\"'“”‘’"))
+            yield context.stop("path_quotes", f"--{name}", flag=name, value=value, clean=value.strip(" \t\"'“”‘’"))
 
 
 @check("path_swallows", level="words", row="F49")

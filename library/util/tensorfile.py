@@ -139,7 +139,7 @@ def read_tensors(path: Path | str) -> dict[str, torch.Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(Problem(str(path), "there is no such file", "Check the path; quote it if it has spaces."))
+        raise UserError(Problem(str(path), "There is no such file.", "Check the path; quote it if it has spaces."))
     try:
         return _read_safetensors(path) if path.suffix.lower() == SAFETENSORS else _read_pickle(path)
     except UserError:
@@ -164,7 +164,7 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
     loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     tensors = {k: v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
     if not tensors:
-        raise UserError(Problem(str(path), "this file holds no tensors", "Give a LoRA file."))
+        raise UserError(Problem(str(path), "This file holds no tensors.", "Give a LoRA file."))
     return tensors
 
 

@@ -80,12 +80,12 @@ def test_a_path_that_is_not_there_is_told_by_its_nearest_part(tmp_path):
 
 
 @pytest.mark.parametrize("names,expected", [
-    (["10_x/a.png", "cats/b.png"], "folders without a number are left out: cats"),
+    (["10_x/a.png", "cats/b.png"], "Folders without a number are left out: cats"),
     (["10_x/a.png", "0_y/b.png"], "fewer than one repeat are left out: 0_y"),
     (["10_x/a.png", "b.png"], "1 picture lies directly"),
     (["10_x/a.png", "10_y/z/b.png"], "only in folders inside it: z"),
     (["10_x/a.png", "10_y/b.gif"], "files of kind .gif"),
-    (["10_x/a.png", "10_y/readme"], "there are no pictures in this folder"),
+    (["10_x/a.png", "10_y/readme"], "There are no pictures in this folder"),
 ])
 def test_pictures_that_are_left_out_are_warned_about(tmp_path, names, expected):
     for name in names:
@@ -144,7 +144,7 @@ def test_files_that_are_no_pictures_stop_the_run_by_name(tmp_path, kind, word):
 
 
 @pytest.mark.parametrize("size,expected", [
-    ((64, 64), None), ((65, 64), "image too large"), ((64, 63), "smaller than --resolution")])
+    ((64, 64), None), ((65, 64), "Image too large"), ((64, 63), "smaller than --resolution")])
 def test_without_buckets_only_pictures_of_the_resolution_fit(tmp_path, size, expected):
     picture(tmp_path / "train" / "1_x" / "a.png", size)
     part = replace(PART, enable_bucket=False)

@@ -101,14 +101,15 @@ def test_a_stop_ends_the_checks_after_its_stage(world: World) -> None:
     assert "no_gpu" not in found
 
 
-def test_problems_of_other_rooms_are_added_unless_a_check_has_spoken_of_the_place() -> None:
-    ours = [Problem("--a", "bad", "mend", "warn"), Problem("--b", "bad", "mend", "stop")]
+def test_problems_of_other_rooms_are_added_unless_a_check_has_spoken_of_the_models_files() -> None:
+    model = "--pretrained_model_name_or_path"
+    ours = [Problem("--a", "bad", "mend", "warn"), Problem(model, "cut off", "mend", "stop")]
     theirs = [
-        Problem("--a", "worse", "mend", "stop"),
-        Problem("--b", "said already", "", "warn"),
-        Problem("--c", "new", "", "note"),
+        Problem("--a", "bad", "mend", "stop"),
+        Problem(model, "said already", "", "stop"),
+        Problem("--a", "was mended", "", "note"),
     ]
-    assert [p.what for p in merge(ours, theirs)] == ["bad", "bad", "worse", "new"]
+    assert [p.what for p in merge(ours, theirs)] == ["bad", "cut off", "was mended"]
     assert unique([ours[0], ours[0]]) == [ours[0]]
 
 

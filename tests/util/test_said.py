@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import string
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,8 @@ ROOMS = ("util", "flags", "config", "data", "optim", "preflight")
 """Rooms in which every sentence of a problem must stand in the tables of all languages."""
 MAKERS = {"Problem", "note", "stop", "warn", "NotUnderstood", "refuse", "_complain", "_stop"}
 """Functions that take sentences."""
+NAMES = {"accelerate", "alpha", "bf16", "dim", "xformers", "protobuf", "constant_with_warmup", "leco", "piecewise_constant"}
+"""Names that are written small at the beginning of a sentence, too."""
 
 
 def constants(node: ast.AST) -> Iterator[str]:
@@ -92,6 +95,18 @@ def test_a_problem_is_not_worded_with_a_formatted_string() -> None:
         if isinstance(argument, ast.JoinedStr) and any(" " in text for part in argument.values for text in constants(part))
     ]
     assert made == [], "write say(template, name=value): a formatted string has no other language"
+
+
+def test_what_is_wrong_is_a_whole_sentence() -> None:
+    whole = [pair[0] for pair in (*TEXTS.values(), *SENTENCES.values())] + [rule.what for rule in RULES]
+    for _, call, name in calls():
+        if name in MAKERS - {"NotUnderstood", "note", "stop", "warn"} and len(call.args) > 1:
+            argument = call.args[1]
+            said = isinstance(argument, ast.Call) and isinstance(argument.func, ast.Name) and argument.func.id == "say"
+            whole += constants(argument.args[0] if said else argument)
+    small = re.compile(r"[a-z]+ ")  # a first word that is no name (max_bucket_reso, {name}, torch.compile)
+    assert [text for text in whole if small.match(text) and text.split()[0] not in NAMES] == []
+    assert [text for text in whole if " " in text and text[-1] not in ".?!:}"] == []
 
 
 def test_a_sentence_is_english_until_it_is_shown() -> None:
