@@ -97,7 +97,7 @@ def matches_index(model_index: Mapping[str, Any], configs: Mapping[str, Mapping[
 
 
 TRANSFORMER = Transformer("transformer_cosmos", "CosmosTransformer3DModel", "x_embedder.proj.1.weight", native_modules)
-QWEN3 = assemble.Text("qwen3", language.builder(language.QWEN3), language.tokenizer("Qwen2Tokenizer", "Qwen/Qwen3-0.6B", "--qwen3"),
+QWEN3 = assemble.Text("qwen3", language.builder(language.QWEN3), language.qwen_tokenizer(),
                       f"model.{language.LAYER}")  # fmt: skip
 RECIPE = assemble.Recipe(SPEC.title, "anima.json", TRANSFORMER,
                          assemble.counted(num_layers=("net.blocks", "diffusion_model.blocks", "blocks", "transformer_blocks")),
@@ -153,7 +153,7 @@ def _adapter(path: Path, request: LoadRequest) -> Any:
         config = {**config, **source.read_json(path / ADAPTER / "config.json")}
     own = request.options.llm_adapter_path
     if own or path.is_file():
-        header = weights.usable(weights.read_header(source.locate(own, "--llm_adapter_path") if own else path))
+        header = weights.given(source.locate(own, "--llm_adapter_path") if own else path)
     else:
         header = weights.folder_weights(path / ADAPTER, request.dtype)
     model = weights.empty(lambda: AnimaTextConditioner.from_config(config))

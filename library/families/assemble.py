@@ -38,9 +38,11 @@ class Text:
     """Part of a tensor's name that tells that a file of several parts holds this one."""
     other_option: str | None = None
     """A second option that names the same file: scripts differ in their flags, or models of the family in the encoder."""
+    ships_tokenizer: bool = True
 
     @property
     def flag(self) -> str:
+        """The flag that names its file, in words."""
         return f"--{self.option}" + (f" or --{self.other_option}" if self.other_option else "")
 
     def file(self, options: Any) -> str | None:
@@ -86,11 +88,12 @@ def load(request: LoadRequest, recipe: Recipe) -> Parts:
     path = source.locate(request.source, MODEL_FLAG, tuple(folders), request.dtype)
     shipped = source.asset(recipe.asset)
     configs, headers = _folder(path, request, recipe) if path.is_dir() else _file(path, shipped, recipe)
+    own: dict[str, Path] = {}
     for part, _, text in recipe.text_parts():
         given = text.file(request.options)
         if given and "text" in request.parts:
-            headers[part] = weights.usable(weights.read_header(source.locate(given, text.flag)))
-            configs[part] = shipped[part]
+            own[part] = source.locate(given, text.flag)
+            headers[part], configs[part] = weights.given(own[part]), shipped[part]
     _complete(path, request, recipe, headers)
     parts = Parts(None, None, [], [], request.options, dict(configs.get("scheduler") or shipped["scheduler"]))
     if "denoiser" in request.parts:
@@ -98,11 +101,19 @@ def load(request: LoadRequest, recipe: Recipe) -> Parts:
     if "text" in request.parts:
         for part, tokenizer, text in recipe.text_parts():
             parts.text_encoders.append(text.build(configs[part], headers[part], request.dtype, request.device))
-            parts.tokenizers.append(text.tokenizer(path / tokenizer if path.is_dir() else None))
+            parts.tokenizers.append(text.tokenizer(tokenizer_folder(path / tokenizer, own.get(part), text.ships_tokenizer)))
     if "vae" in request.parts:
         parts.vae = _vae(request, recipe, configs, headers, shipped)
     parts.source, parts.name_or_path = request.source, str(path)
     return parts
+
+
+def tokenizer_folder(of_model: Path, own: Path | None, ships: bool) -> Path | None:
+    """Where a tokenizer's files may lie: in the model's folder, in the text encoder's, or (those that do not ship) beside
+    the text encoder's file, where another encoder's might lie as well."""
+    if of_model.is_dir() or own is None:
+        return of_model if of_model.is_dir() else None
+    return own if own.is_dir() else None if ships else own.parent
 
 
 def _vae(request: LoadRequest, recipe: Recipe, configs: Mapping[str, Any], headers: Mapping[str, Header],
@@ -123,7 +134,7 @@ def _folder(path: Path, request: LoadRequest, recipe: Recipe) -> tuple[dict[str,
 
 
 def _file(path: Path, shipped: Mapping[str, Any], recipe: Recipe) -> tuple[dict[str, Any], dict[str, Header]]:
-    header = weights.usable(weights.read_header(path))
+    header = weights.given(path)
     headers = {"transformer": header}
     if recipe.vae.is_vae(header):
         headers["vae"] = header

@@ -26,7 +26,8 @@ SPEC = FamilySpec(
     vae_factor=8,
     bucket_step=16,
     default_resolution=1024,
-    text_slots=(TextSlot("text_encoder", "lora_te", max_length=256, trainable=False),),
+    text_slots=(TextSlot("text_encoder", "lora_te", max_length=256, trainable=False,
+                         tokenizer_of="EleutherAI/pile-t5-xl", option="pile_t5"),),
     cond_padding={"text": PadRule(dim=1)},
     cache_suffix="_auraflow",
     cache_raw=False,
@@ -88,7 +89,8 @@ def _sizes(header: Header) -> dict[str, Any]:
 
 TRANSFORMER = Transformer("auraflow_transformer_2d", "AuraFlowTransformer2DModel", "cond_seq_linear.weight", native_modules)
 TEXT = assemble.Text("pile_t5", t5.build_umt5,
-                     language.tokenizer("PreTrainedTokenizerFast", "EleutherAI/pile-t5-xl", "--pile_t5"), "pile_t5xl.")
+                     language.tokenizer("PreTrainedTokenizerFast", SPEC.text_slots[0].tokenizer_of, "--pile_t5"), "pile_t5xl.",
+                     ships_tokenizer=False)
 RECIPE = assemble.Recipe(SPEC.title, "auraflow.json", TRANSFORMER, _sizes, (TEXT,), vae)
 
 matches_index = answers.folder_of(TRANSFORMER.name)

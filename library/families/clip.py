@@ -6,7 +6,6 @@ end token; the states are joined as first start, all bodies, last end.
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from library.families import emphasis, weights
+from library.families.shipped_tokenizers import byte_characters, unpacked
 from library.util.header import Header, Place
 from library.util.records import Target
 
@@ -30,16 +30,14 @@ LAYER_PARTS = (
     ("mlp.fc2", "feed-forward"),
 )
 """Modules of one layer that carry adapters, in the order in which kohya creates them."""
-VOCABULARY = Path(__file__).parent / "assets" / "clip_bpe_vocab_16e6.txt.gz"
 
 
 @cache
 def _vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """CLIP's 49,408 tokens and 48,894 merges, from the shipped list of merges."""
-    lines = gzip.decompress(VOCABULARY.read_bytes()).decode("utf-8").split("\n")
+    lines = unpacked("clip_bpe_vocab_16e6.txt.gz").split("\n")
     merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    characters = [chr(c) for c in printable] + [chr(256 + i) for i in range(256 - len(printable))]
+    characters = byte_characters()
     tokens = [
         *characters,
         *(c + "</w>" for c in characters),

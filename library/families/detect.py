@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from library.families import marks, registry, source
+from library.families import marks, registry, source, weights
 from library.util.fetch import fetch, is_link
 from library.util.header import FileKind, Header, read_header
 from library.util.hub_access import present_place
@@ -56,6 +56,8 @@ class Found:
     """Of a single file."""
     path: Path | None = None
     """The file or folder on this machine, where there is one."""
+    instead: str = ""
+    """What to use instead, where it has no family here but something near has."""
 
 
 TEXT_ENCODERS = (
@@ -106,8 +108,10 @@ def identify(typed: str) -> Found:
 
 
 def identify_file(path: Path) -> Found:
-    """Tell what a single file is."""
-    header = read_header(path)
+    """Tell what a single file is; a piece of a model that is cut into pieces stands for all of them."""
+    pieces = [piece for piece in weights.pieces_of(path) if piece.is_file()] or [path]
+    headers = [read_header(piece) for piece in pieces]
+    header = next((one for one in headers if not one.readable), None) or weights.joined(headers)
     if not header.readable:
         kind: Kind = "missing" if header.kind == FileKind.MISSING else "damaged"
         return Found(None, f"{path.name} {header.detail}", kind, header=header, path=path)
@@ -130,7 +134,7 @@ def classify(header: Header, path: Path | None = None) -> Found:
             return Found(name, named(family.SPEC.title), "single file", family.hints(bare), header, path)
     mark = next((m for m in marks.MARKS if m.fits(bare.shapes)), None)
     if mark is not None:
-        return Found(None, named(mark.title), "single file", header=header, path=path)
+        return Found(None, named(mark.title), "single file", header=header, path=path, instead=mark.instead)
     return _part_or_unknown(bare, header, path)
 
 

@@ -42,6 +42,7 @@ SPEC = FamilySpec(
 SYSTEM = ("You are an AI that reasons about image descriptions. You give structured responses focusing on object "
           "relationships, object\nattribution and actions without speculation.")  # fmt: skip
 """What Mistral is told before every caption (Flux.2 dev)."""
+MISTRAL_TOKENIZER = "mistralai/Mistral-Small-3.1-24B-Instruct-2503"
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,11 @@ def _is_mistral(model: Any) -> bool:
     return model.config.model_type == "mistral"
 
 
-def _tokenizer(model: Any, folder: Path | None) -> Any:
+def _tokenizer(model: Any, of_model: Path, own: Path | None) -> Any:
+    folder = assemble.tokenizer_folder(of_model, own, ships=not _is_mistral(model))
     if _is_mistral(model):
-        repo = "mistralai/Mistral-Small-3.1-24B-Instruct-2503"
-        return language.load_tokenizer("PreTrainedTokenizerFast", folder, repo, "--mistral")
-    return language.load_tokenizer("Qwen2Tokenizer", folder, "Qwen/Qwen3-4B", "--qwen3")
+        return language.load_tokenizer("PreTrainedTokenizerFast", folder, MISTRAL_TOKENIZER, "--mistral")
+    return language.qwen_tokenizer()(folder)
 
 
 TRANSFORMER = Transformer("transformer_flux2", "Flux2Transformer2DModel", "img_in.weight", native_modules)
@@ -156,8 +157,8 @@ schedule = answers.flow_schedule(patch=1, names=("flux2_shift",), further={"empi
 def load(request: LoadRequest) -> Parts:
     """Load from a diffusers folder or hub id, or from single files: transformer, --qwen3 or --mistral (dev), --vae (or --ae)."""
     parts = assemble.load(request, RECIPE)
-    folder = Path(parts.name_or_path) / "tokenizer"
-    parts.tokenizers = [made or _tokenizer(model, folder if folder.is_dir() else None)
+    given = TEXT.file(request.options)
+    parts.tokenizers = [made or _tokenizer(model, Path(parts.name_or_path) / "tokenizer", Path(given) if given else None)
                         for made, model in zip(parts.tokenizers, parts.text_encoders, strict=True)]  # fmt: skip
     return parts
 

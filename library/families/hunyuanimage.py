@@ -125,8 +125,7 @@ def _byt5_tokenizer(folder: Any) -> Any:
 
 
 TEXTS = (
-    assemble.Text("text_encoder", language.builder(language.QWEN25_VL),
-                  language.tokenizer("Qwen2Tokenizer", "Qwen/Qwen2.5-VL-7B-Instruct", "--text_encoder"),
+    assemble.Text("text_encoder", language.builder(language.QWEN25_VL), language.qwen_tokenizer(thinks=False),
                   f"model.{language.LAYER}", "qwen_vl"),
     assemble.Text("byt5", t5.build, _byt5_tokenizer, "byt5_small."),
 )  # fmt: skip

@@ -36,6 +36,10 @@ class TextSlot:
     """Put in front of layer paths where the library's class lost it (``text_model.`` since transformers 5.6)."""
     max_length: int = 77
     trainable: bool = True
+    tokenizer_of: str | None = None
+    """Hub repository (``owner/name[/folder]``) that has the tokenizer's files; None where they ship with this program."""
+    option: str = ""
+    """Option that names the encoder's file, where its tokenizer does not ship."""
     ignored_by: tuple[str, ...] = ()
     """Programs that read this family's LoRA files and leave this encoder's part of them out."""
 

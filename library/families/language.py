@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from library.families import source, weights
+from library.families import shipped_tokenizers, source, weights
 from library.util.header import Header
 from library.util.records import Problem, Target, UserError
 
@@ -42,20 +42,38 @@ def tokenizer(kind: str, repo: str, flag: str) -> Callable[[Path | None], Any]:
     return lambda folder: load_tokenizer(kind, folder, repo, flag)
 
 
-def load_tokenizer(kind: str, folder: Path | None, repo: str, flag: str) -> Any:
-    """The tokenizer (a class of transformers) of a model folder; without one, the hub's (a few MB, once)."""
+def qwen_tokenizer(thinks: bool = True) -> Callable[[Path | None], Any]:
+    """Qwen's tokenizer of a model folder; without one, the shipped one, of Qwen3 or (where it does not think) Qwen2.5."""
+    return lambda folder: local_tokenizer("Qwen2Tokenizer", folder) or shipped_tokenizers.qwen(thinks)
+
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "merges.txt")
+
+
+def local_tokenizer(kind: str, folder: Path | None) -> Any:
+    """The tokenizer (a class of transformers) in a folder; None where the folder holds none."""
     import transformers
 
-    names = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
-    if folder is not None and any((folder / n).is_file() for n in names):
-        return getattr(transformers, kind).from_pretrained(str(folder), local_files_only=True)
-    found = [source.hub_file(repo, n) for n in ("tokenizer_config.json", *names)]
-    if not any(found):
+    if folder is None or not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        return None
+    return getattr(transformers, kind).from_pretrained(str(folder), local_files_only=True)
+
+
+def load_tokenizer(kind: str, folder: Path | None, repo: str, flag: str) -> Any:
+    """The tokenizer of a folder; without one, that of a hub repository ``owner/name[/folder]`` (a few MB, once)."""
+    owner, name, *inner = repo.split("/")
+    found = local_tokenizer(kind, folder)
+    if found is not None:
+        return found
+    front = "".join(f"{one}/" for one in inner)
+    files = [source.hub_file(f"{owner}/{name}", front + one) for one in ("tokenizer_config.json", *TOKENIZER_FILES)]
+    if not any(files):
         raise UserError(
-            Problem(flag, f"its tokenizer is not on this machine and {repo} cannot be reached.",
-                    "Connect once, or give a diffusers folder, which carries its tokenizer.")
+            Problem(flag, f"its tokenizer is not on this machine and https://huggingface.co/{owner}/{name} cannot be reached.",
+                    f"Connect once (a few MB are downloaded and kept), or put {front}tokenizer.json of that page beside the "
+                    f"text encoder's file, or give a diffusers folder, which carries its tokenizer.")
         )  # fmt: skip
-    return getattr(transformers, kind).from_pretrained(str(next(f for f in found if f).parent), local_files_only=True)
+    return local_tokenizer(kind, next(file for file in files if file).parent)
 
 
 def encode(tokenizer: Any, model: Any, texts: list[str], length: int, layer: int = -2,

@@ -35,7 +35,8 @@ SPEC = FamilySpec(
     vae_factor=8,
     bucket_step=16,
     default_resolution=1024,
-    text_slots=(TextSlot("text_encoder", "lora_te", max_length=256, ignored_by=("ComfyUI",)),),
+    text_slots=(TextSlot("text_encoder", "lora_te", max_length=256, ignored_by=("ComfyUI",),
+                         tokenizer_of="Alpha-VLLM/Lumina-Image-2.0/tokenizer", option="gemma2"),),
     cond_padding={"text": PadRule(dim=1), "text_mask": PadRule(dim=1)},
     cache_suffix="_lumina2",
     cache_raw=False,
@@ -98,8 +99,8 @@ def matches(header: Header) -> bool:
 
 TRANSFORMER = Transformer("transformer_lumina2", "Lumina2Transformer2DModel", "cap_embedder.1.weight", native_modules)
 GEMMA = assemble.Text("gemma2", language.builder(language.GEMMA2),
-                      language.tokenizer("GemmaTokenizer", "Alpha-VLLM/Lumina-Image-2.0", "--gemma2"),
-                      f"model.{language.LAYER}")  # fmt: skip
+                      language.tokenizer("GemmaTokenizer", SPEC.text_slots[0].tokenizer_of, "--gemma2"),
+                      f"model.{language.LAYER}", ships_tokenizer=False)  # fmt: skip
 RECIPE = assemble.Recipe(
     SPEC.title, "lumina2.json", TRANSFORMER,
     assemble.counted(num_layers="layers", num_refiner_layers="noise_refiner"), (GEMMA,), vae, vae_option="ae",

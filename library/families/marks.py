@@ -12,19 +12,28 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mark:
-    """An architecture: all of ``names`` are present, none of ``without``, and ``width`` is the last axis of the first name."""
+    """An architecture: all of ``names`` are present, none of ``without``; ``width`` and ``channels`` are the last and the
+    second axis of the first name."""
 
     title: str
     names: tuple[str, ...]
     without: tuple[str, ...] = ()
     width: int | None = None
+    channels: int | None = None
+    instead: str = ""
+    """What to train on instead, where there is something near."""
 
     def fits(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         """Tell whether names and shapes are this architecture's."""
-        wide = self.width is None or (self.names[0] in shapes and shapes[self.names[0]][-1:] == (self.width,))
-        return wide and all(n in shapes for n in self.names) and not any(n in shapes for n in self.without)
+        first = shapes.get(self.names[0], ())
+        wide = self.width is None or first[-1:] == (self.width,)
+        deep = self.channels is None or first[1:2] == (self.channels,)
+        return wide and deep and all(n in shapes for n in self.names) and not any(n in shapes for n in self.without)
 
 
+FROM_PICTURES = ("It draws a film from a first picture, which training on pictures has not: use the text-to-video model of the "
+                 "same release (wan2.1_t2v, wan2.2_t2v).")
+OTHER_LATENTS = ("Its VAE, of 48 channels, is not read here: use Wan 2.1 (1.3B or 14B) or Wan 2.2 (14B), text to video.")
 EXTENDED = (
     Mark("ControlNet", ("input_hint_block.0.weight",)),
     Mark("ControlNet", ("controlnet_cond_embedding.conv_in.weight",)),
@@ -40,6 +49,8 @@ EXTENDED = (
     Mark("OmniGen 2", ("time_caption_embed.caption_embedder.0.weight", "ref_image_refiner.0.attn.to_q.weight")),
 )
 """Architectures that hold all names of one of ours and more: asked before the families."""
+WAN = ("head.modulation", "condition_embedder.time_proj.weight")
+"""A tensor that every Wan transformer has, in the two spellings."""
 MARKS = (
     Mark("SDXL refiner", ("label_emb.0.0.weight",), width=2560),
     Mark("SDXL refiner", ("add_embedding.linear_1.weight",), width=2560),
@@ -59,8 +70,9 @@ MARKS = (
     Mark("Kandinsky 5", ("visual_transformer_blocks.0.self_attention.to_query.weight",)),
     Mark("Cosmos-Predict2", ("x_embedder.proj.1.weight", "blocks.0.self_attn.q_proj.weight"), ("llm_adapter.embed.weight",)),
     Mark("Cosmos-Predict2", ("patch_embed.proj.weight", "time_embed.t_embedder.linear_1.weight")),
-    Mark("Wan (from pictures, or with other latents)", ("head.modulation", "patch_embedding.weight")),
-    Mark("Wan (from pictures, or with other latents)", ("condition_embedder.time_proj.weight", "patch_embedding.weight")),
+    *(Mark("Wan image-to-video", ("patch_embedding.weight", mark), channels=36, instead=FROM_PICTURES) for mark in WAN),
+    *(Mark("Wan 2.2 5B", ("patch_embedding.weight", mark), channels=48, instead=OTHER_LATENTS) for mark in WAN),
+    *(Mark("Wan (from pictures, or with other latents)", ("patch_embedding.weight", mark)) for mark in WAN),
     Mark("LTX-2", ("patchify_proj.weight", "av_ca_a2v_gate_adaln_single.linear.weight")),
     Mark("LTX-2", ("audio_proj_in.weight", "proj_in.weight")),
     Mark("LTX-Video", ("patchify_proj.weight",)),

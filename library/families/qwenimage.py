@@ -65,8 +65,7 @@ def matches(header: Header) -> bool:
 
 
 TRANSFORMER = Transformer("transformer_qwenimage", "QwenImageTransformer2DModel", "img_in.weight")
-QWEN_VL = assemble.Text("qwen_vl", language.builder(language.QWEN25_VL),
-                        language.tokenizer("Qwen2Tokenizer", "Qwen/Qwen2.5-VL-7B-Instruct", "--qwen_vl"),
+QWEN_VL = assemble.Text("qwen_vl", language.builder(language.QWEN25_VL), language.qwen_tokenizer(thinks=False),
                         f"model.{language.LAYER}")  # fmt: skip
 RECIPE = assemble.Recipe(
     SPEC.title, "qwenimage.json", TRANSFORMER, assemble.counted(num_layers="transformer_blocks"), (QWEN_VL,), video_vae

@@ -6,36 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from library.families import source, weights
+from library.families import language, shipped_tokenizers, weights
 from library.util.header import Header
-from library.util.records import Problem, UserError
 
 if TYPE_CHECKING:
     import torch
 
-HUB = "google/t5-v1_1-xxl"
-"""Where the tokenizer comes from when only the weights are given, as kohya takes it."""
 PREFIXES = ("", "text_encoders.t5xxl.transformer.", "t5xxl.transformer.", "text_encoders.pile_t5xl.transformer.",
             "text_encoders.umt5xxl.transformer.", "text_encoders.byt5_small.transformer.", "transformer.")  # fmt: skip
 
 
 def load_tokenizer(folder: Path | None) -> Any:
-    """The tokenizer of a model folder; without one, the hub's (a few MB, once)."""
-    from transformers import T5TokenizerFast
-
-    names = ("tokenizer.json", "spiece.model")
-    if folder is not None and any((folder / n).is_file() for n in names):
-        return T5TokenizerFast.from_pretrained(str(folder), local_files_only=True)
-    found = [source.hub_file(HUB, n) for n in ("tokenizer_config.json", "special_tokens_map.json", *names)]
-    if not any(found):
-        raise UserError(
-            Problem(
-                "--t5xxl",
-                f"the T5 tokenizer is not on this machine and {HUB} cannot be reached.",
-                "Connect once, or give a diffusers folder, which carries its tokenizer.",
-            )
-        )
-    return T5TokenizerFast.from_pretrained(str(next(f for f in found if f).parent), local_files_only=True)
+    """The tokenizer of a model folder; without one, the shipped one."""
+    return language.local_tokenizer("T5TokenizerFast", folder) or shipped_tokenizers.t5()
 
 
 def encode(tokenizer: Any, text_encoder: Any, captions: list[str], length: int, masked: bool = False

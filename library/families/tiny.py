@@ -7,12 +7,7 @@ from typing import Any
 
 from library.families import source
 from library.families.interface import Parts
-
-
-def byte_characters() -> list[str]:
-    """The 256 characters by which byte-level vocabularies write bytes."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return [chr(c) for c in printable] + [chr(256 + i) for i in range(256 - len(printable))]
+from library.families.shipped_tokenizers import CHAT, byte_characters
 
 
 def clip_tokenizer(pad_token: str = "<|endoftext|>") -> Any:
@@ -83,11 +78,6 @@ def t5_tokenizer() -> Any:
 
 QWEN_MARKS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<|vision_start|>", "<|vision_end|>",
               "<|image_pad|>")  # fmt: skip
-QWEN_TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n"
-    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
-)
 
 
 def qwen_tokenizer() -> Any:
@@ -97,7 +87,7 @@ def qwen_tokenizer() -> Any:
     tokens = [*byte_characters(), *QWEN_MARKS]
     made = Qwen2Tokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=[], model_max_length=1024,
                           extra_special_tokens=list(QWEN_MARKS[1:]))  # fmt: skip
-    made.chat_template = QWEN_TEMPLATE
+    made.chat_template = CHAT
     return made
 
 

@@ -26,7 +26,8 @@ SPEC = FamilySpec(
     vae_factor=8,
     bucket_step=16,
     default_resolution=960,
-    text_slots=(TextSlot("text_encoder", "lora_te", max_length=512, trainable=False),),
+    text_slots=(TextSlot("text_encoder", "lora_te", max_length=512, trainable=False, tokenizer_of="google/umt5-xxl",
+                         option="umt5"),),
     cond_padding={"text": PadRule(dim=1)},
     cache_suffix="_wan",
     cache_raw=False,
@@ -82,7 +83,8 @@ def _sizes(header: Header) -> dict[str, Any]:
 
 
 TRANSFORMER = Transformer("transformer_wan", "WanTransformer3DModel", "head.modulation", native_modules)
-TEXT = assemble.Text("umt5", t5.build_umt5, language.tokenizer("T5TokenizerFast", "google/umt5-xxl", "--umt5"), "umt5xxl.")
+TEXT = assemble.Text("umt5", t5.build_umt5, language.tokenizer("T5TokenizerFast", SPEC.text_slots[0].tokenizer_of, "--umt5"),
+                     "umt5xxl.", ships_tokenizer=False)
 RECIPE = assemble.Recipe(SPEC.title, "wan.json", TRANSFORMER, _sizes, (TEXT,), video_vae)
 
 hints, index_hints, size_cond = answers.no_hints, answers.no_index_hints, answers.no_sizes

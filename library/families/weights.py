@@ -6,6 +6,7 @@ is the weights themselves plus one tensor.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -235,6 +236,28 @@ def folder_weights(folder: Path, dtype: str = "fp32") -> Header:
             "The model folder is incomplete: copy or download it again.",
         )
     )
+
+
+def given(path: Path) -> Header:
+    """Header of weights that a user named: a file, the first of several pieces, or a folder. Raises UserError as ``usable``."""
+    if path.is_dir():
+        return folder_weights(path)
+    pieces = pieces_of(path)
+    if gone := [piece for piece in pieces if not piece.is_file()]:
+        raise UserError(Problem(str(path), f"is one of {len(pieces)} pieces, and {gone[0].name} is not beside it.",
+                                "Put all pieces into one folder."))  # fmt: skip
+    return joined(usable(read_header(piece)) for piece in pieces)
+
+
+def pieces_of(path: Path) -> list[Path]:
+    """All files of a model that is cut into pieces (``model-00001-of-00003.safetensors``); of others the file itself."""
+    found = PIECE.fullmatch(path.name)
+    if found is None:
+        return [path]
+    return [path.with_name(f"{found['stem']}-{n:05d}-of-{found['count']}{found['end']}") for n in range(1, 1 + int(found["count"]))]
+
+
+PIECE = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})(?P<end>\.\w+)")
 
 
 def candidates(folder: Path, dtype: str) -> list[Path]:

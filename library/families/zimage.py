@@ -91,7 +91,7 @@ def matches(header: Header) -> bool:
 
 
 TRANSFORMER = Transformer("transformer_z_image", "ZImageTransformer2DModel", "x_embedder.weight", native_modules)
-QWEN3 = assemble.Text("qwen3", language.builder(language.QWEN3), language.tokenizer("Qwen2Tokenizer", "Qwen/Qwen3-4B", "--qwen3"),
+QWEN3 = assemble.Text("qwen3", language.builder(language.QWEN3), language.qwen_tokenizer(),
                       f"model.{language.LAYER}")  # fmt: skip
 RECIPE = assemble.Recipe(
     SPEC.title, "zimage.json", TRANSFORMER,

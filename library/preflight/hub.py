@@ -10,7 +10,7 @@ from typing import Any
 from library.preflight import hub_client, tokens
 from library.preflight.files import beside_config, nearest
 from library.preflight.hub_client import Answer
-from library.preflight.model_files import FLAG, local_path, missing_parts, not_found, typed_model
+from library.preflight.model_files import FLAG, found, local_path, missing_parts, not_found, typed_model
 from library.preflight.registry import Context, check
 from library.util.hub_access import mirror_of
 from library.util.records import Problem
@@ -84,6 +84,33 @@ def answer(context: Context) -> Answer | None:
         return None
     token = next(iter(all_tokens(context)), None)
     return context.remember("hub_answer", lambda: hub_client.ask(context.machine, repo, token))
+
+
+@check("tokenizer_missing", level="files")
+def check_tokenizers(context: Context) -> Iterator[Problem]:
+    """A model in single files whose text encoder's tokenizer does not ship with this program and is not here either."""
+    from library.families import registry
+    from library.families.language import TOKENIZER_FILES
+
+    model = found(context)
+    if model is None or model.family is None or model.path is None or model.path.is_dir():
+        return
+    spec = registry.get(model.family).SPEC
+    for slot in spec.text_slots:
+        if slot.tokenizer_of is None:
+            continue
+        owner, name, *inner = slot.tokenizer_of.split("/")
+        own = context.flag(slot.option)
+        folders = [Path(own) if Path(own).is_dir() else Path(own).parent] if own else []
+        folders += [p.joinpath(*inner) for p in (cache_folder(context) / f"models--{owner}--{name}" / "snapshots").glob("*")]
+        if any((folder / file).is_file() for folder in folders for file in TOKENIZER_FILES):
+            continue
+        values = {"title": spec.title, "repo": f"{owner}/{name}", "file": "/".join([*inner, "tokenizer.json"]),
+                  "flag": f"--{slot.option}"}  # fmt: skip
+        if hub_client.is_offline(context.machine):
+            yield context.stop("tokenizer_missing.offline", f"--{slot.option}", **values)
+        else:
+            yield context.note("tokenizer_missing", f"--{slot.option}", **values)
 
 
 @check("hub_token_refused", level="network", row="F72")

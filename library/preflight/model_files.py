@@ -11,6 +11,7 @@ from library.preflight.files import beside_config, nearest
 from library.preflight.registry import Context, check
 from library.util.header import FileKind
 from library.util.records import Problem
+from library.util.said import say
 
 if TYPE_CHECKING:
     from library.families.detect import Found
@@ -135,6 +136,8 @@ def check_model_kind(context: Context) -> Iterator[Problem]:
         yield context.stop("model_kind.part", FLAG, name=name, what=model.what)
     elif model.kind == "unknown":
         yield context.stop("model_kind.unknown", FLAG, name=name, what=model.what)
+    elif model.instead:
+        yield context.stop("model_kind.instead", FLAG, name=name, what=model.what, instead=say(model.instead))
     else:
         yield context.stop("model_kind", FLAG, name=name, what=model.what)
 

@@ -11,7 +11,7 @@ import family_helpers as helpers
 import pytest
 import torch
 from diffusers.loaders import single_file_utils as converters
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from library.diffusion.schedule import Noised
 from library.families import assemble, detect, flux2_vae, native, qwenimage, registry, source
@@ -196,7 +196,18 @@ def save_parts(family: Family, parts: Parts, folder: Path, prefix: str) -> tuple
     return options, str(folder / "vae.safetensors")
 
 
-@pytest.mark.parametrize("kind", ["folder", "files", "files in a package"])
+def cut_in_two(file: Path) -> Path:
+    """The same tensors in two pieces with the hub's names; gives the first one."""
+    tensors = load_file(file)
+    first, second = (file.with_name(f"{file.stem}-0000{n}-of-00002.safetensors") for n in (1, 2))
+    names = sorted(tensors)
+    save_file({n: tensors[n] for n in names[::2]}, first)
+    save_file({n: tensors[n] for n in names[1::2]}, second)
+    file.unlink()
+    return first
+
+
+@pytest.mark.parametrize("kind", ["folder", "files", "files in a package", "files in pieces"])
 def test_every_packaging_is_the_same_model(family: Family, tiny: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                            kind: str) -> None:  # fmt: skip
     name = family.SPEC.name
@@ -205,6 +216,8 @@ def test_every_packaging_is_the_same_model(family: Family, tiny: Parts, tmp_path
         place = helpers.save_folder(tiny, tmp_path / "m", "APipeline", "transformer")
     else:
         options, vae_file = save_parts(family, tiny, tmp_path, "model.diffusion_model." if "package" in kind else "")
+        if "pieces" in kind:
+            place, options = cut_in_two(place), {name: str(cut_in_two(Path(file))) for name, file in options.items()}
         configs = {p: e.get("config") for p, e in source.asset(f"tiny/{name}.json")["components"].items()}
         configs["vae"]["_class_name"] = type(tiny.vae).__name__
         monkeypatch.setattr(source, "asset", lambda file: configs)

@@ -289,6 +289,9 @@ FILES: dict[str, Case] = {
     "model_damaged": lambda w: w.context(
         pretrained_model_name_or_path=str(write_safetensors(w.root / "half.safetensors", SD1, missing=100))
     ),
+    "tokenizer_missing": lambda w: w.context(pretrained_model_name_or_path=str(
+        write_safetensors(w.root / "wan.safetensors", {"head.modulation": (1, 2, 4), "time_projection.1.weight": (4, 4),
+                                                       "patch_embedding.weight": (4, 16, 1, 2, 2)}))),
     "model_ending": lambda w: w.context(pretrained_model_name_or_path=str(pickled(w.root / "renamed.safetensors"))),
     "model_kind": lambda w: w.context(pretrained_model_name_or_path=str(lora(w))),
     "model_folder": lambda w: w.context(pretrained_model_name_or_path=str(w.root / "models")),
