@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from library.util import frame
+from library.util import frame, log
 from library.util.language import language_of
 from library.util.records import UserError
 from library.util.secrets import mask
@@ -15,6 +15,7 @@ from library.util.secrets import mask
 def run(parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], None], argv: Sequence[str] | None = None) -> int:
     """Parse, work, and show a user's mistakes in the frame. Returns the exit code."""
     args = parser.parse_args(argv)
+    log.prepare_environment()
     try:
         work(args)
     except UserError as error:

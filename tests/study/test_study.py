@@ -1,5 +1,6 @@
 """Studies: combinations and their names, what a broken-off study does when it is started again, its page."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,38 @@ def study_in(folder, *more):
     (folder / "base.toml").write_text('output_dir = "out"\noutput_name = "a"\nnetwork_module = "networks.lora"\n', encoding="utf-8")
     return subprocess.run([sys.executable, "-c", DRIVER.format(root=str(ROOT)), str(folder), *more], check=False,
                           capture_output=True, text=True).returncode
+
+
+BESIDE = '''
+import json, os, pathlib, sys, time
+flags = dict(word[2:].split("=", 1) for word in sys.argv[1:] if "=" in word)
+folder, card = pathlib.Path(flags["output_dir"]), os.environ["CUDA_VISIBLE_DEVICES"]
+(folder / "seen.json").write_text(json.dumps([card, flags["output_dir"], flags["output_name"], flags["log_prefix"]]))
+here = pathlib.Path(__file__).parent
+(here / f"on_{card}").touch()
+deadline = time.time() + 20
+while not all((here / f"on_{other}").exists() for other in "02") and time.time() < deadline:
+    time.sleep(0.02)
+if time.time() > deadline: sys.exit("no other run came")
+(folder / (flags["output_name"] + ".safetensors")).touch()
+'''
+
+
+def test_with_gpus_one_run_trains_on_each_at_a_time_and_they_share_no_file(tmp_path, monkeypatch):
+    from library.study import settings
+
+    stub, base = tmp_path / "stub.py", tmp_path / "base.toml"
+    stub.write_text(BESIDE, encoding="utf-8")
+    base.write_text('output_dir = "out"\noutput_name = "a"\nlogging_dir = "logs"\nnetwork_module = "networks.lora"\n', encoding="utf-8")
+    whole = runs.Study.command
+    monkeypatch.setattr(runs.Study, "command", lambda self, run: [sys.executable, str(stub), *whole(self, run)[2:]])
+    made = runs.combinations(["network_dim=1,2,4"], "train_network.py")
+    study = runs.Study(base, settings.read(base), tuple(made), tmp_path / "study")
+    runs.perform(study, ["0", "2"], lambda line: None)
+    seen = [json.loads((tmp_path / "study" / run.name / "seen.json").read_text(encoding="utf-8")) for run in made]
+    assert {card for card, *_ in seen} == {"0", "2"}
+    assert all(len({one[place] for one in seen}) == 3 for place in (1, 2, 3)), "folder, name, prefix of the log"
+    assert all(study.state(run)["code"] == 0 for run in made)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
