@@ -129,6 +129,14 @@ def test_a_missing_package_and_tags_that_a_tagger_lacks_are_said(train, tmp_path
     assert "pip install onnxruntime" in capsys.readouterr().err
 
 
+def test_labels_of_another_tagger_are_refused_in_words(train, tmp_path, capsys):
+    model = make_model(tmp_path / "model")
+    labels = model / tagger.LABELS
+    labels.write_text(labels.read_text(encoding="utf-8") + "\n9,one_more,0,1", encoding="utf-8")
+    assert dataset.main(["tag", str(train), "--repo_id", str(model)]) == 1
+    assert "10 labels" in capsys.readouterr().err
+
+
 def test_captions_and_tags_meet_in_a_metadata_file_and_are_cleaned(train, tmp_path, capsys):
     folder, meta = train / "10_ぞび", tmp_path / "meta.json"
     (folder / "red.caption").write_text("a young anime woman with hair", encoding="utf-8")
