@@ -75,6 +75,7 @@ TESTS: dict[str, str] = {
         "ema_decay save_without_ema",
     "tests/train/test_endings.py::test_the_numbered_last_file_and_fewer_digits_are_options":
         "epoch_digits number_last save_every_n_epochs max_train_epochs",
+    "tests/train/test_diagnosing.py::test_the_verdict_can_be_left_out": "no_diagnosis",
     "tests/train/test_endings.py::test_states_go_by_their_own_rule": "save_last_n_steps_state",
     "tests/train/test_endings.py::test_state_at_the_end_alone": "save_state_on_train_end",
     "tests/train/test_runs.py::test_files_have_kohyas_names":

@@ -381,6 +381,8 @@ class LogConfig:
     console_level: str = "INFO"
     console_file: Path | None = None
     console_simple: bool = False
+    diagnosis: bool = True
+    """Whether the run ends with a verdict on its last file."""
 
 
 @dataclass(frozen=True)

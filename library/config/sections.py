@@ -360,4 +360,5 @@ def log(flags: Flags) -> LogConfig:
         console_level=flags["console_log_level"] or "INFO",
         console_file=_path(flags["console_log_file"]),
         console_simple=flags["console_log_simple"],
+        diagnosis=not flags["no_diagnosis"],
     )

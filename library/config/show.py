@@ -96,6 +96,7 @@ FLAG_OF = {
         "console_level": "console_log_level",
         "console_file": "console_log_file",
         "console_simple": "console_log_simple",
+        "diagnosis": "no_diagnosis",
     },
     "hub": {
         "visibility": "huggingface_repo_visibility",

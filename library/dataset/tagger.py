@@ -77,7 +77,8 @@ class Tagger:
             found.append(self.session.run(None, {self.input.name: np.concatenate([part, spare])})[0][:len(part)])
         if found[0].shape[1] != len(self.labels.names):
             raise UserError(Problem(LABELS, f"it names {len(self.labels.names)} labels, and the model answers for "
-                                    f"{found[0].shape[1]}: they are not of one tagger.", f"Load {MODEL} and {LABELS} of one repository."))
+                                    f"{found[0].shape[1]}: they are not of one tagger.",
+                                    f"Load {MODEL} and {LABELS} of one repository."))
         return np.concatenate(found)
 
     def tag(self, paths: Sequence[Path], choice: Choice, batch: int = 1,

@@ -14,6 +14,7 @@ def final_words(report: RunReport) -> list[str]:
     end = f"{report.name}: {report.steps} steps in {duration(report.seconds)}"
     lines.append(f"{end}, stopped early: {report.stopped}" if report.stopped else f"{end}, done.")
     lines += _loss(report)
+    lines += [f"  {line}" for line in report.diagnosis]
     lines += _files(report)
     for title, path in report.pictures.items():
         lines.append(f"  {title}: {path}")

@@ -24,6 +24,7 @@ def page(report: RunReport, folder: Path | None = None) -> str:
     folder = folder or report.output_dir
     sections = [
         ("", _summary(report)),
+        ("Diagnosis", "".join(f"<p>{_text(line)}</p>" for line in report.diagnosis)),
         ("Warnings", "".join(f'<p class="warning">{_text(warning)}</p>' for warning in report.warnings)),
         ("Curves", svg(report) if report.losses else ""),
         ("", "".join(html.figure(title, html.picture_file(path)) for title, path in report.pictures.items()

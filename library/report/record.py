@@ -101,5 +101,7 @@ class RunReport:
     """(strength, response along the slider's axis) of a finished slider."""
     slider_words: list[str] = field(default_factory=list)
     """What was measured of it, in lines."""
+    diagnosis: list[str] = field(default_factory=list)
+    """The verdict on the last file, the figures that it rests on and what to do, in lines; empty where there was none."""
     stopped: str = ""
     """Why the run ended before its last step; empty where it did not."""

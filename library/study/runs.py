@@ -131,8 +131,8 @@ class Study:
         fixed = [] if self.base["seed"] is not None else ["--seed=42"]  # runs are compared: the same draws for all
         cached = ["--cache_latents_to_disk"] if self.base["cache_latents"] and not self.base["cache_latents_to_disk"] else []
         apart = [f"--log_prefix={self.base['log_prefix'] or ''}{run.name}_"] if self.base["logging_dir"] else []
-        return [sys.executable, str(ROOT / self.base.script), f"--config_file={self.config}", *fixed, *cached, *apart, *self.further,
-                *(f"--{name}={value}" for name, value in run.settings),
+        return [sys.executable, str(ROOT / self.base.script), f"--config_file={self.config}", *fixed, *cached, *apart,
+                *self.further, *(f"--{name}={value}" for name, value in run.settings),
                 f"--output_dir={files.folder}", f"--output_name={files.output_name}"]
 
     def print_of(self, run: Run) -> str:

@@ -32,6 +32,7 @@ from library.util.secrets import mask
 from networks import registry as networks
 
 from . import caching, calibration, facts, guide as guides, position, prepare, seeds, text_calibration
+from .diagnosing import Diagnosing
 from .guarding import Guarding, PaceMark, Watchdog
 from .loop import Length, LoopTools, run_loop
 from .objectives import choose as choose_objective
@@ -243,6 +244,8 @@ def watchers(made: Material, saving: Saving, telling: Telling) -> tuple[Idle, ..
         found.append(validation)
         if config.validation.patience:
             last.append(EarlyStopping(validation, saving, config.validation.patience))
+    if config.log.diagnosis and made.plan.parts and not made.plan.has_strengths:
+        found.append(Diagnosing(Pictures(made.plan, setting(config, made.length), made.sources), made.length, telling))
     return (*found, telling, *last, Interrupt(), PaceMark(guarding, watchdog))
 
 

@@ -88,7 +88,8 @@ def test_with_gpus_one_run_trains_on_each_at_a_time_and_they_share_no_file(tmp_p
 
     stub, base = tmp_path / "stub.py", tmp_path / "base.toml"
     stub.write_text(BESIDE, encoding="utf-8")
-    base.write_text('output_dir = "out"\noutput_name = "a"\nlogging_dir = "logs"\nnetwork_module = "networks.lora"\n', encoding="utf-8")
+    lines = ('output_dir = "out"', 'output_name = "a"', 'logging_dir = "logs"', 'network_module = "networks.lora"')
+    base.write_text("\n".join(lines), encoding="utf-8")
     whole = runs.Study.command
     monkeypatch.setattr(runs.Study, "command", lambda self, run: [sys.executable, str(stub), *whole(self, run)[2:]])
     made = runs.combinations(["network_dim=1,2,4"], "train_network.py")

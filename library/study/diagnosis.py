@@ -1,0 +1,259 @@
+"""What is wrong with a trained file, if anything, from figures alone: the verdict, the figures it rests on, what to do.
+
+The figures are parts of the base model's own loss (``trial``), so they need no knowledge of the model:
+
+* gain: how much less than the base's the loss on the training pictures is at strength 1;
+* harm: how much more than the base's the loss on other pictures is; harm / gain is the price of what was learned;
+* best strength: where the loss on the training pictures is least. A run that has settled has it at 1; one that was broken
+  off early would have gone further in the same direction, above 1; one that overshot has it below.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from library.study.trial import Curve
+
+Kind = Literal["damaged", "overtrained", "over-fitted", "undertrained", "good", "not judged"]
+
+UNSETTLED = 1.25
+"""Best strength from which a run counts as broken off early."""
+OVERSHOT = 0.85
+"""Best strength below which it has overshot."""
+DEAR = 0.7
+"""Harm / gain from which other pictures pay too much for what was learned."""
+FAINT = 0.01
+"""Gain below which the file does next to nothing on its own training pictures."""
+LOSSES_RISE = 1.02
+"""Last validation loss over the lowest, from which it counts as risen."""
+COPY = 0.5
+"""Distance of a drawn picture to a training picture, as a part of what training pictures have among themselves."""
+MANY = 200
+"""Times that a picture is seen in a run, from which repeats are worth a word where too much was learned."""
+
+
+@dataclass(frozen=True)
+class Copied:
+    """A drawn picture and the training picture nearest to it."""
+
+    prompt: str
+    nearest: str
+    distance: float
+    """In parts of the median distance between a training picture and the one nearest to it."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that a verdict may rest on; what was not looked at is empty."""
+
+    trained: Curve | None = None
+    """On training pictures."""
+    others: Curve | None = None
+    """On pictures that the file is not about."""
+    others_are: str = ""
+    """Which these are, in words."""
+    losses: Sequence[float] = ()
+    validation: Sequence[tuple[int, float]] = ()
+    """(step, loss)."""
+    not_numbers: int = 0
+    """Layers of the file with values that are no numbers."""
+    exploded: Sequence[str] = ()
+    """Layers whose norm is far beyond the others'."""
+    growth: Mapping[str, float] = field(default_factory=dict)
+    """Block -> its norm over that of the file saved before, by two thirds of the run."""
+    copies: Sequence[Copied] = ()
+    has_regularisation: bool | None = None
+    seen: float | None = None
+    """How often the run has seen each training picture."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was seen: which kind it speaks for, the words with the figures, what to do."""
+
+    kind: Kind
+    what: str
+    remedies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The worst of what was found, and everything that was."""
+
+    kind: Kind
+    findings: tuple[Finding, ...]
+    figures: Mapping[str, float]
+
+    def lines(self) -> list[str]:
+        """For the console and pages: the verdict with what it rests on, then what to do."""
+        own = [one for one in self.findings if one.kind == self.kind]
+        found = [f"diagnosis: {self.kind}: " + "; ".join(one.what for one in own)]
+        remedies = list(dict.fromkeys(words for one in own for words in one.remedies))
+        return found + [f"  try: {words}" for words in remedies]
+
+    def as_json(self) -> dict[str, Any]:
+        """The same for programs."""
+        return {"verdict": self.kind, "figures": dict(self.figures),
+                "findings": [{"kind": one.kind, "what": one.what, "try": list(one.remedies)} for one in self.findings]}
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """The verdict on what is known."""
+    found = tuple(finding for rule in RULES for finding in [rule(evidence)] if finding is not None)
+    figures = figures_of(evidence)
+    if found:
+        return Verdict(found[0].kind, found, figures)
+    if evidence.trained is None:
+        return Verdict("not judged", (Finding("not judged", "neither base model nor training pictures are known"),), figures)
+    return Verdict("good", (Finding("good", _figures_in_words(evidence), ()),), figures)
+
+
+def gain(curve: Curve) -> float:
+    """How much less than the base's the loss is at strength 1."""
+    return 1.0 - curve.at(1.0)
+
+
+def price(trained: Curve, others: Curve) -> float:
+    """Harm done to other pictures for what was gained on the training pictures; 0 where they gain, too."""
+    harm = max(0.0, others.at(1.0) - 1.0)
+    return harm / max(gain(trained), 1e-3)
+
+
+def strength_to_try(trained: Curve, others: Curve | None) -> float:
+    """The strength at which a file that does too much should be tried: where the gain exceeds the harm by most, in tenths."""
+    weakest, strongest = 0.3, 1.0
+    tenths = [round(weakest + 0.1 * number, 1) for number in range(round((strongest - weakest) / 0.1) + 1)]
+
+    def worth(strength: float) -> float:
+        harm = 0.0 if others is None else max(0.0, _between(others, strength) - 1.0)
+        return 1.0 - _between(trained, strength) - harm
+
+    return max(tenths, key=worth)
+
+
+def _between(curve: Curve, strength: float) -> float:
+    """The curve's loss at any strength: Lagrange's parabola through 0, 0.5 and 1."""
+    x, (base, half, whole) = strength, curve.loss[:3]
+    return base * (x - 0.5) * (x - 1) / 0.5 + half * x * (x - 1) / -0.25 + whole * x * (x - 0.5) / 0.5
+
+
+def figures_of(evidence: Evidence) -> dict[str, float]:
+    """The figures by name, for programs and tables."""
+    found: dict[str, float] = {}
+    if evidence.trained is not None:
+        found |= {"gain": gain(evidence.trained), "best strength": evidence.trained.best_strength,
+                  "loss in composition": evidence.trained.composition}
+    if evidence.others is not None:
+        found["loss on others"] = evidence.others.at(1.0)
+    if evidence.trained is not None and evidence.others is not None:
+        found["price"] = price(evidence.trained, evidence.others)
+    if evidence.copies:
+        found["nearest copy"] = min(one.distance for one in evidence.copies)
+    if evidence.growth:
+        found["growth"] = max(evidence.growth.values())
+    return found
+
+
+def _figures_in_words(evidence: Evidence) -> str:
+    assert evidence.trained is not None
+    words = (f"loss on the training pictures {evidence.trained.at(1.0):.2f} of the base model's, least at strength "
+             f"{evidence.trained.best_strength:.1f}")
+    if evidence.others is not None:
+        words += f"; on {evidence.others_are} {evidence.others.at(1.0):.2f}"
+    return words
+
+
+# --------------------------------------------------------------------------------------------------------------- rules
+
+BROKEN = ("use an earlier file of the run, from before the loss became NaN",
+          "train again with a third of the learning rate, or with alpha 1 at the same rate")
+SOFTER = ("a third of the learning rate, or the same rate with a lower alpha (alpha 1 with a high dim)",
+          "an earlier file of the run")
+LONGER = ("twice as many steps, or twice the learning rate", "a higher strength for now (1.2 to 1.5)")
+
+
+def _damaged(evidence: Evidence) -> Finding | None:
+    curves = [curve for curve in (evidence.trained, evidence.others) if curve is not None]
+    if evidence.not_numbers:
+        return Finding("damaged", f"{evidence.not_numbers} layers hold values that are no numbers (NaN)", BROKEN)
+    if any(not math.isfinite(value) for curve in curves for value in curve.loss):
+        return Finding("damaged", "the model predicts values that are no numbers (NaN) with it", BROKEN)
+    if evidence.trained is not None and gain(evidence.trained) <= -FAINT:
+        return Finding("damaged", "with it the model predicts even its training pictures worse than without (loss "
+                       f"{evidence.trained.at(1.0):.2f} of the base model's): the run diverged", (*SOFTER[::-1],))
+    return None
+
+
+def _overtrained(evidence: Evidence) -> Finding | None:
+    trained, others = evidence.trained, evidence.others
+    if trained is None:
+        return None
+    told = []
+    if trained.best_strength < OVERSHOT:
+        told.append(f"its own training pictures are predicted best at strength {trained.best_strength:.1f}, not at 1")
+    if others is not None and price(trained, others) >= DEAR:
+        told.append(f"the loss on {evidence.others_are} is {others.at(1.0):.2f} of the base model's, "
+                    f"on the training pictures {trained.at(1.0):.2f}")
+    if not told:
+        return None
+    return Finding("overtrained", "; ".join(told), (
+        f"strength {strength_to_try(trained, others):.1f} at use", *SOFTER, *_data(evidence)))
+
+
+def _data(evidence: Evidence) -> tuple[str, ...]:
+    """Remedies that lie in the data."""
+    found = []
+    if evidence.has_regularisation is False:
+        found.append("regularisation pictures (--reg_data_dir), which keep what the model knew")
+    if evidence.seen is not None and evidence.seen >= MANY:
+        found.append(f"fewer repeats or epochs: every picture was seen {evidence.seen:.0f} times")
+    return tuple(found)
+
+
+def _over_fitted(evidence: Evidence) -> Finding | None:
+    told, remedies = [], []
+    copied = [one for one in evidence.copies if one.distance < COPY]
+    if copied:
+        worst = min(copied, key=lambda one: one.distance)
+        told.append(f"{len(copied)} of {len(evidence.copies)} drawn pictures are copies of training pictures "
+                    f'("{worst.prompt}" of {worst.nearest})')
+        remedies.append("more and more varied pictures")
+    lowest = lowest_validation(evidence.validation)
+    if lowest is not None:
+        step, rise = lowest
+        told.append(f"the validation loss was lowest at step {step} and has risen by {100 * rise:.0f} % since")
+        remedies.append(f"the file saved nearest to step {step}")
+    if not told:
+        return None
+    return Finding("over-fitted", "; ".join(told), (*remedies, "alpha 1, which learns less by heart", *_data(evidence)))
+
+
+def lowest_validation(validation: Sequence[tuple[int, float]]) -> tuple[int, float] | None:
+    """(step, rise since as a part) where the validation loss has clearly risen from its lowest point; None elsewhere."""
+    if len(validation) < 3:
+        return None
+    step, least = min(validation, key=lambda one: one[1])
+    rise = validation[-1][1] / least - 1 if least > 0 else 0.0
+    return (step, rise) if rise >= LOSSES_RISE - 1 else None
+
+
+def _undertrained(evidence: Evidence) -> Finding | None:
+    trained = evidence.trained
+    if trained is None:
+        return None
+    if gain(trained) < FAINT:
+        return Finding("undertrained", f"it changes next to nothing: the loss on the training pictures is {trained.at(1.0):.2f} "
+                       "of the base model's", LONGER[:1])
+    if trained.best_strength >= UNSETTLED:
+        return Finding("undertrained", f"its training pictures are predicted best at strength {trained.best_strength:.1f}: it was "
+                       f"still on its way (loss {trained.at(1.0):.2f} of the base model's at 1, {trained.at(1.5):.2f} at 1.5)",
+                       LONGER)
+    return None
+
+
+RULES: tuple[Callable[[Evidence], Finding | None], ...] = (_damaged, _overtrained, _over_fitted, _undertrained)
+"""In the order in which they decide."""

@@ -1,0 +1,150 @@
+"""What an adapter does to its model's predictions, at several strengths: on what it was trained on, and on what it was not.
+
+No picture is decoded. Every figure is a part of the base model's own loss on the same latents, noise and timesteps, so that
+models, resolutions and losses compare: 1 is what the base model does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from library.data.plan import DatasetPlan
+from library.families.interface import Family, Parts
+from library.sample.conds import to_device
+from library.sample.denoise import autocast
+from library.sample.images import draw_latents
+from library.sample.jobs import SampleOptions
+from library.sample.prompts import PromptLine
+from library.sample.undisturbed import undisturbed
+from library.util.records import Batch, Cond
+
+if TYPE_CHECKING:
+    import torch
+
+STRENGTHS = (0.0, 0.5, 1.0, 1.5)
+BANDS = (0.15, 0.5, 0.85)
+"""Places in the range of timesteps, from little noise to much: details, shapes, composition."""
+STEPS, SCALE = 8, 4.0
+"""How the base model's own pictures are drawn; they need not be beautiful."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A model with an adapter on it."""
+
+    family: Family
+    parts: Parts
+    network: Any
+    """The adapter; its multiplier is live, and is put back."""
+    options: SampleOptions
+    """``schedule`` is set: which timesteps there are and what is predicted."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Means over pictures and bands, one for each of ``STRENGTHS``; the base's loss is 1."""
+
+    loss: tuple[float, ...]
+    change: tuple[float, ...]
+    """Mean square of what the adapter changes in the prediction."""
+    composition: float
+    """The loss at strength 1 where there is most noise and the picture is nearly free."""
+    pictures: int
+
+    def at(self, strength: float) -> float:
+        """The loss at one of ``STRENGTHS``."""
+        return self.loss[STRENGTHS.index(strength)]
+
+    @property
+    def best_strength(self) -> float:
+        """Where the loss is least: the lowest point of a parabola through the three strengths, within their range."""
+        (_, x0, x1, x2), (_, y0, y1, y2) = STRENGTHS, self.loss
+        bend = (y2 - y1) - (y1 - y0)
+        if bend <= 0:
+            return x0 if y0 < y2 else x2
+        return min(x2, max(x0, x1 - (x1 - x0) * ((y2 - y0) / 2) / bend))
+
+
+def measure(tried: Tried, batches: Sequence[Batch]) -> Curve:
+    """Try the adapter on batches with latents; always with the same noise, leaving no trace."""
+    import torch
+
+    loss_SK = torch.zeros(len(STRENGTHS), len(BANDS), dtype=torch.float64)
+    change_SK = torch.zeros_like(loss_SK)
+    before = tried.network.multiplier
+    with undisturbed(tried.parts, tried.options.device, (tried.network,)), autocast(tried.options):
+        try:
+            for number, batch in enumerate(batches):
+                for band in range(len(BANDS)):
+                    losses_S, changes_S = _tried(tried, batch, band, number)
+                    loss_SK[:, band] += losses_S
+                    change_SK[:, band] += changes_S
+        finally:
+            tried.network.set_multiplier(before)
+    base_K = loss_SK[0].clamp_min(1e-12)
+    relative_SK = loss_SK / base_K
+    return Curve(tuple(relative_SK.mean(1).tolist()), tuple((change_SK / base_K).mean(1).tolist()),
+                 float(relative_SK[STRENGTHS.index(1.0), -1]), sum(len(batch) for batch in batches))
+
+
+def _tried(tried: Tried, batch: Batch, band: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed loss and summed change of one batch in one band at every strength."""
+    import torch
+
+    schedule, device = tried.options.schedule, tried.options.device
+    assert batch.latents_BCHW is not None
+    latents = batch.latents_BCHW.to(device, next(tried.parts.denoiser.parameters()).dtype)
+    generator = torch.Generator().manual_seed(1000 * number + band)
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    timestep = int(schedule.first + BANDS[band] * (schedule.last - schedule.first))
+    noised = schedule.add_noise(latents, noise, torch.full((len(batch),), timestep, device=latents.device))
+    target = schedule.target(latents, noised).float()
+    losses, changes, base = [], [], None
+    for strength in STRENGTHS:
+        tried.network.set_multiplier(strength)
+        answer = tried.family.predict(tried.parts, noised, _cond(tried, batch)).float()
+        base = answer if base is None else base
+        losses.append((schedule.compared(answer, noised).float() - target).pow(2).mean((1, 2, 3)).sum())
+        changes.append((answer - base).pow(2).mean((1, 2, 3)).sum())
+    return torch.stack(losses).double().cpu(), torch.stack(changes).double().cpu()
+
+
+def _cond(tried: Tried, batch: Batch) -> Cond:
+    """Cached, or encoded now: the adapter may act on the text encoder, too."""
+    family, device = tried.family, tried.options.device
+    cond = family.encode_text(tried.parts, batch.captions) if batch.cond is None else batch.cond
+    sizes = family.size_cond(batch.original_sizes, batch.crops, batch.target_size)
+    return {key: to_device(value, device) for key, value in (cond | sizes).items()}
+
+
+def drawn_by_base(tried: Tried, prompts: Sequence[str], size: tuple[int, int]) -> list[Batch]:
+    """The base model's own pictures of ``prompts``, one for each, of ``size`` (height, width): what it knew before."""
+    import torch
+
+    before = tried.network.multiplier
+    tried.network.set_multiplier(0.0)
+    try:
+        lines = [PromptLine(prompt, height=size[0], width=size[1], steps=STEPS, scale=SCALE if prompt else 1.0, seed=number)
+                 for number, prompt in enumerate(prompts)]
+        latents = draw_latents(tried.family, tried.parts, lines, replace(tried.options, strength=None))
+    finally:
+        tried.network.set_multiplier(before)
+    return [Batch(captions=list(prompts), weights_B=torch.ones(len(prompts)), original_sizes=[size] * len(prompts),
+                  crops=[(0, 0)] * len(prompts), target_size=size, latents_BCHW=latents)]
+
+
+def chosen(plan: DatasetPlan, is_reg: bool, count: int) -> list[list[int]]:
+    """Indices of at most ``count`` different pictures of a plan, evenly taken, those of one size together."""
+    different: dict[str, int] = {}
+    for index, item in enumerate(plan.items):
+        if item.is_reg == is_reg:
+            different.setdefault(str(item.path), index)
+    indices = list(different.values())
+    taken = [indices[number * len(indices) // count] for number in range(count)] if len(indices) > count else indices
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index in taken:
+        groups.setdefault(plan.items[index].placement.bucket, []).append(index)
+    return list(groups.values())
+

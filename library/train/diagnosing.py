@@ -1,0 +1,96 @@
+"""The verdict at the end of a run: what the adapter does to predictions on its own pictures and on others, in a few passes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from library.data.loading import Pictures
+from library.data.order import BatchRef
+from library.data.plan import DatasetPlan
+from library.lorafile import file as files
+from library.report import html
+from library.sample.jobs import SampleOptions
+from library.sample.undisturbed import random_states_kept
+from library.study import diagnosis, evidence, trial
+from library.util.records import Batch
+
+from .loop import Length
+from .telling import Telling
+from .watchers import Idle
+
+if TYPE_CHECKING:
+    from .session import Session
+
+SHARE = 0.03
+"""Part of the run's work that the verdict may cost."""
+WORTH = 400
+"""Pictures that a run must have seen to be worth a verdict."""
+LEAST, MOST = 2, 8
+"""Pictures of each kind that are tried."""
+
+
+def affordable(seen: int) -> int:
+    """How many pictures of each kind may be tried after ``seen`` pictures of training; 0 where the run is too short."""
+    step = 3  # a training step costs a forward pass, and a backward pass of twice its work
+    each = 2 * len(trial.STRENGTHS) * len(trial.BANDS) + trial.STEPS
+    return 0 if seen < WORTH else max(LEAST, min(MOST, int(seen * step * SHARE / each)))
+
+
+@dataclass
+class Diagnosing(Idle):
+    """Tries the finished adapter and tells what it found to the report; stands before ``Telling``."""
+
+    pictures: Pictures
+    length: Length
+    telling: Telling
+
+    def on_end(self, session: Session) -> None:
+        if not session.accelerator.is_main_process:
+            return
+        plan, steps = self.pictures.plan, session.progress.step
+        count = affordable(steps * self.length.accumulation * plan.parts[0].batch_size)
+        if not count:
+            return
+        with session.at_rest(), session.unassisted():
+            trained, others, others_are = self.tried(session, count)
+        report = self.telling.report
+        last = self.telling.saving.files[-1:]
+        found = diagnosis.Evidence(
+            trained, others, others_are, losses=report.losses, validation=report.validation,
+            growth=evidence.growth(files.read(last[0].path)) if last else {},
+            has_regularisation=any(item.is_reg for item in plan.items), seen=self.seen(plan, steps))
+        verdict = diagnosis.judge(found)
+        report.diagnosis = verdict.lines()
+        html.write(self.telling.folder / evidence.DIAGNOSIS, json.dumps(
+            verdict.as_json() | {"validation": report.validation}, ensure_ascii=False, indent=1))
+
+    def tried(self, session: Session, count: int) -> tuple[trial.Curve, trial.Curve | None, str]:
+        """Curves on training pictures and on others, and what the others are."""
+        options = SampleOptions(schedule=session.schedule, device=session.device, autocast=session.precision.autocast,
+                                modules=(session.network,))
+        subject = trial.Tried(session.family, session.parts, session.network, options)
+        trained, others = (self.batches(session, is_reg, count) for is_reg in (False, True))
+        name = "the regularisation pictures"
+        if not others and session.parts.text_encoders:
+            others, name = trial.drawn_by_base(subject, [""] * count, trained[0].target_size), "the base model's own pictures"
+        return trial.measure(subject, trained), trial.measure(subject, others) if others else None, name
+
+    def batches(self, session: Session, is_reg: bool, count: int) -> list[Batch]:
+        """A few of the run's pictures, with latents."""
+        found = []
+        with torch.no_grad(), random_states_kept():
+            for indices in trial.chosen(self.pictures.plan, is_reg, count):
+                part = self.pictures.plan.items[indices[0]].part
+                batch = self.pictures[BatchRef(part, tuple(indices), tuple(str(index) for index in indices), 0, 0)]
+                found.append(replace(batch, latents_BCHW=session.latents(batch), pixels_BCHW=None))
+        return found
+
+    def seen(self, plan: DatasetPlan, steps: int) -> float:
+        """How often the run has seen each training picture, on average."""
+        repeats = [item.repeats for item in plan.items if not item.is_reg]
+        epochs = steps * self.length.batches_per_step / self.length.batches
+        return epochs * sum(repeats) / len(repeats)
