@@ -114,17 +114,18 @@ def _tables(data: Any, reading: PairReading) -> Iterator[Table]:
         reading.stop("", "It holds neither a list of prompts nor targets.", "Write [[targets]] with positive and negative.")
         return
     data = _inner(data)
-    name = next((word for word in ("prompts", "targets") if word in data), None)
-    if name is None:
+    names = [word for word in ("prompts", "targets") if word in data]
+    if not names:
         if data:
             yield "the file", data, {}
         return
-    defaults = {key: value for key, value in data.items() if key != name}
+    defaults = {key: value for key, value in data.items() if key not in names}
     unknown = set(defaults) - OF_PROMPT - OF_TARGET
     for key in sorted(unknown):
         reading.stop(key, "There is no such setting.", near(key, sorted(OF_PROMPT | OF_TARGET)))
-    entries = data[name] if isinstance(data[name], list) else [data[name]]
-    yield from ((f"{name} {number}", one, defaults) for number, one in enumerate(entries, 1))
+    for name in names:
+        entries = data[name] if isinstance(data[name], list) else [data[name]]
+        yield from ((f"{name} {number}", one, defaults) for number, one in enumerate(entries, 1))
 
 
 def _inner(data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -229,7 +230,8 @@ def _kept(place: str, values: Mapping[str, Any], reading: PairReading) -> list[s
 
 
 def _sizes(place: str, values: Mapping[str, Any], reading: PairReading) -> list[tuple[int, int] | None]:
-    """Sizes as (width, height): kohya writes ``resolution`` = [height, width], ai-toolkit ``resolutions`` = [[width, height]]."""
+    """Sizes as (width, height): kohya's TOML writes [height, width], ai-toolkit's ``resolutions`` [width, height]."""
+    upright = reading.path.suffix.lower() == ".toml" or "resolutions" not in values
     several = values.get("resolutions")
     given = several if isinstance(several, list) and several and isinstance(several[0], list) else [
         several if several is not None else values.get("resolution")]
@@ -237,7 +239,7 @@ def _sizes(place: str, values: Mapping[str, Any], reading: PairReading) -> list[
     for one in given:
         try:
             pair = one if isinstance(one, list) else [one, one]
-            height, width = pair[:2] if several is None else reversed(pair[:2])
+            height, width = pair[:2] if upright else reversed(pair[:2])
             found.append(None if one is None else (int(width), int(height)))
         except (TypeError, ValueError, IndexError):
             reading.stop(f"{place}, resolution", say("{value} is no size.", value=repr(one)),

@@ -29,7 +29,11 @@ def is_slider(context: Context) -> bool:
 @check("slider_one_sign", level="data", needs=("config", "plan"))
 def check_signs(context: Context) -> Iterator[Problem]:
     """A slider needs pictures of both directions."""
-    given = [s for s in strengths(context).values() if s]
+    assert context.config is not None
+    every = strengths(context).values()
+    given = [s for s in every if s]
+    if every and not given and context.config.data.slider.neutral != "plain":
+        yield context.stop("slider_one_sign.neutral", "slider_strength")
     if not is_slider(context) or not given:
         return
     if min(given) > 0 or max(given) < 0:

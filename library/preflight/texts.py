@@ -280,6 +280,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     # --- sliders
     "slider_one_sign": ("All slider pictures have a strength {side} 0 ({strengths}); a slider needs both directions.",
                         "Give the opposite folder slider_strength = {opposite}."),
+    "slider_one_sign.neutral": ("All slider pictures have the strength 0: neutral pictures only hold the model where it is.",
+                                "Give one folder slider_strength = 1 and its opposite slider_strength = -1."),
     "slider_unequal": ("The two sides of the slider are unequal: {positive} positive and {negative} negative pictures.",
                        "Equal numbers train both directions alike; repeats can balance them."),
     "slider_few": ("The slider has only {pairs} pairs.", "4 to 6 pairs are a good number."),

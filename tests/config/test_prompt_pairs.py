@@ -70,6 +70,18 @@ def test_targets_of_an_ai_toolkit_job_are_found(tmp_path):
     assert (pair.target, pair.positive, pair.negative, pair.size) == ("cat", "big cat", "small cat", (512, 768))
 
 
+def test_prompts_and_targets_of_one_file_are_all_read(tmp_path):
+    prompts = '[[prompts]]\ntarget = "dog"\npositive = "old dog"\nunconditional = "young dog"\naction = "enhance"\n'
+    assert [pair.target for pair in read(tmp_path, "a.toml", TARGETS + prompts).pairs] == ["dog", "person"]
+
+
+def test_sizes_are_turned_as_each_program_writes_them(tmp_path):
+    job = {"resolutions": [[512, 768], [512, 512]], "targets": [{"positive": "a", "negative": "b"}]}
+    assert [pair.size for pair in read(tmp_path, "a.json", json.dumps(job)).pairs] == [(512, 768), (512, 512)]
+    kohyas = TARGETS.replace("resolution = [768, 512]", "resolutions = [[768, 512]]")
+    assert [pair.size for pair in read(tmp_path, "a.toml", kohyas).pairs] == [(512, 768)]
+
+
 def test_attributes_stand_before_every_prompt_or_where_the_braces_are(tmp_path):
     pairs = read(tmp_path, "a.yaml", LECO, ["male", "oil, {}, framed"]).pairs
     assert [pair.target for pair in pairs] == ["male van gogh", "oil, van gogh, framed"]
