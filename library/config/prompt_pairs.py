@@ -28,7 +28,10 @@ ENDINGS = (".toml", ".yaml", ".yml", ".json")
 NUMBERS = {"guidance_scale": 1.0, "multiplier": 1.0, "weight": 1.0}
 COMMON = {"neutral", "resolution", "resolutions", "batch_size", "attributes", *NUMBERS}
 UNUSED = {"dynamic_resolution": "pictures keep the size that resolution names", "dynamic_crops": "crops are not drawn",
-          "shuffle": "prompts stay as written", "anchors": "texts to be kept stand under neutrals"}
+          "shuffle": "prompts stay as written", "anchors": "texts to be kept stand under neutrals",
+          "batch_full_slide": "both ends are trained in one step anyway", "use_adapter": "no depth adapter is used",
+          "adapter_img_dir": "no depth adapter is used", "prompt_tensors": "texts are encoded anew",
+          "low_ram": "texts are encoded once and kept in main memory anyway"}
 OF_PROMPT = {"target", "positive", "unconditional", "action", *COMMON, *UNUSED}
 OF_TARGET = {"target_class", "positive", "negative", "neutrals", "neutral_prompt_file", "prompt_file", *COMMON, *UNUSED}
 ACTIONS = {"erase": -1.0, "enhance": 1.0}

@@ -113,6 +113,8 @@ class Parts:
     scheduler_config: dict[str, Any] = field(default_factory=dict)
     source: str = ""
     name_or_path: str = ""
+    latent_channels: int | None = None
+    """Of the loaded model, where an architecture has models of several; None = the spec's."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,11 @@ class LoadRequest:
     vae_dtype: str = "fp32"
     parts: frozenset[str] = frozenset({"denoiser", "vae", "text"})
     device: str = "cpu"
+
+
+def latent_channels(family: Family, parts: Parts) -> int:
+    """Channels of the loaded model's latents."""
+    return parts.latent_channels or family.SPEC.latent_channels
 
 
 class Family(Protocol):

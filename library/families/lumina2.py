@@ -122,7 +122,10 @@ adapter_targets, extra_targets = answers.targets(
 
 def load(request: LoadRequest) -> Parts:
     """Load from a diffusers folder or hub id, or from single files: transformer, --gemma2, --ae (or --vae)."""
-    return assemble.load(request, RECIPE)
+    parts = assemble.load(request, RECIPE)
+    if parts.denoiser is not None:
+        parts.latent_channels = parts.denoiser.config.in_channels  # a small model may have fewer than the published one
+    return parts
 
 
 def tiny(seed: int = 0) -> Parts:

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from library.config.run_config import NoiseConfig
-from library.families.interface import Family, Parts
+from library.families.interface import Family, Parts, latent_channels
 from library.sample import samplers
 from library.sample.conds import concatenate, to_device
 from library.sample.jobs import Job, SampleOptions
@@ -53,7 +53,7 @@ def denoised(family: Family, parts: Parts, job: Job, options: SampleOptions) -> 
 
     spec, first = family.SPEC, job.first
     generators = [_generator(line) for line in job.lines]
-    shape = (1, spec.latent_channels, first.height // spec.vae_factor, first.width // spec.vae_factor)
+    shape = (1, latent_channels(family, parts), first.height // spec.vae_factor, first.width // spec.vae_factor)
     noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators]).to(options.device)
     step = Guided(family, _with_guidance(parts, first), job, _conds(family, parts, job, options))
     if spec.target_space == "flow":

@@ -15,7 +15,7 @@ from library.data.loading import Sources
 from library.data.picture import Reading
 from library.data.plan import DatasetPlan
 from library.data.text_cache import TextCache, TextOptions, cache_text
-from library.families.interface import Family, Parts
+from library.families.interface import Family, Parts, latent_channels
 from library.util.records import Cond
 
 from . import seeds
@@ -86,7 +86,7 @@ def _latents(config: RunConfig, family: Family, plan: DatasetPlan, parts: Parts,
 
 def _scaled_like(family: Family, parts: Parts) -> Any:
     """Normalisation of cached latents that outlives the VAE: its constants are taken now."""
-    zero, one = (family.normalise(parts, torch.full((1, family.SPEC.latent_channels, 1, 1), value)) for value in (0.0, 1.0))
+    zero, one = (family.normalise(parts, torch.full((1, latent_channels(family, parts), 1, 1), value)) for value in (0.0, 1.0))
     shift, scale = zero[0].float().cpu(), (one - zero)[0].float().cpu()
 
     def normalise(raw: torch.Tensor) -> torch.Tensor:

@@ -82,6 +82,34 @@ def test_sizes_are_turned_as_each_program_writes_them(tmp_path):
     assert [pair.size for pair in read(tmp_path, "a.toml", kohyas).pairs] == [(512, 768)]
 
 
+def test_a_whole_job_file_of_ai_toolkit_is_read_and_what_is_not_used_is_told(tmp_path):
+    text = """
+job: train
+config:
+  name: detail_slider_v1
+  process:
+    - type: slider
+      network: {type: lierla, linear: 8, linear_alpha: 4}
+      slider:
+        resolutions:
+          - [ 512, 512 ]
+        batch_full_slide: true
+        prompt_file: null
+        targets:
+          - target_class: ""
+            positive: "high detail, 8k"
+            negative: "blurry, low detail"
+            weight: 1.0
+            multiplier: 1.0
+            shuffle: true
+meta: {name: "[name]"}
+"""
+    reading = read(tmp_path, "a.yaml", text)
+    assert stops(reading) == [] and [pair.positive for pair in reading.pairs] == ["high detail, 8k"]
+    told = {note.where.removeprefix("a.yaml, ") for note in reading.problems}
+    assert told == {"targets 1, batch_full_slide", "targets 1, shuffle"}
+
+
 def test_attributes_stand_before_every_prompt_or_where_the_braces_are(tmp_path):
     pairs = read(tmp_path, "a.yaml", LECO, ["male", "oil, {}, framed"]).pairs
     assert [pair.target for pair in pairs] == ["male van gogh", "oil, van gogh, framed"]

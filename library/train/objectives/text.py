@@ -10,6 +10,7 @@ import torch
 
 from library.config.run_config import PromptPair
 from library.diffusion.schedule import Noised, per_item
+from library.families.interface import latent_channels
 from library.sample import samplers
 from library.util.records import StepResult
 
@@ -126,7 +127,8 @@ def _denoised(guide: Guide, session: Session, group: Group, rows: list[PromptPai
     """Noise, denoised with guidance towards the targets by a drawn number of steps."""
     spec, steps = session.family.SPEC, guide.config.denoising_steps
     width, height = (side // spec.vae_factor for side in group.size)
-    x = torch.randn(len(rows), spec.latent_channels, height, width).to(session.device, session.precision.base)
+    channels = latent_channels(session.family, session.parts)
+    x = torch.randn(len(rows), channels, height, width).to(session.device, session.precision.base)
     count = int(torch.randint(1, steps, (1,)))
     texts = [""] * len(rows) + [pair.target for pair in rows]
 
