@@ -91,7 +91,7 @@ def size(value: Any) -> tuple[Any, str]:
     parts = (
         value
         if isinstance(value, list)
-        else re.split(r"\s*[,x ]\s*", value.strip())
+        else re.split(r"\s*[,x×* ]\s*", value.strip())
         if isinstance(value, str)
         else [value]
     )

@@ -26,7 +26,7 @@ def as_strings(flag: str, words: Iterable[str] | None, problems: list[Problem]) 
                     f"--{flag}",
                     say('"{word}" cannot be read.', word=word),
                     say("Write name=value, for example --{flag} {example}.", flag=flag, example=_EXAMPLES[flag]),
-                    check="settings",
+                    check="args_form",
                 )
             )
             continue
@@ -53,7 +53,7 @@ def as_values(flag: str, words: Iterable[str] | None, problems: list[Problem]) -
                     f"--{flag}",
                     say("The value of {name} cannot be read: {value}.", name=name, value=value),
                     "Write a number, true, false, a word, or numbers with commas between them.",
-                    check="settings",
+                    check="args_form",
                 )
             )
     return found

@@ -93,6 +93,10 @@ def config_path(typed: str) -> Path:
         remedy = say("The folder {folder} does not exist either. {remedy}", folder=path.parent, remedy=remedy)
     else:
         names = [one.name for one in path.parent.iterdir() if one.suffix.lower() in (".toml", ".json")]
+        hidden = [one for one in path.parent.iterdir() if one.name.lower() == f"{path.name.lower()}.txt"]
+        if hidden:
+            what = say("There is no file {path}, but {name}: Windows hides the ending .txt.", path=path, name=hidden[0].name)
+            raise UserError(Problem("--config_file", what, say("Rename it to {name}.", name=path.name), check="settings"))
         close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
         remedy = say("Near it there is {names}.", names=close) if close else remedy
     raise UserError(Problem("--config_file", say("There is no file {path}.", path=path), remedy, check="settings"))

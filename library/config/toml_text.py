@@ -90,6 +90,9 @@ def decode(path: Path) -> tuple[str, list[Problem]]:
         ) from None
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return raw.decode("utf-16").lstrip("\ufeff"), [_read_as(path, "UTF-16")]
+    for encoding, zeros in (("utf-16-le", raw[1::2]), ("utf-16-be", raw[::2])):
+        if len(raw) > 3 and zeros.count(0) > 0.8 * len(zeros):  # UTF-16 without its mark: every second byte is 0
+            return raw.decode(encoding, errors="replace"), [_read_as(path, "UTF-16")]
     try:
         return raw.decode("utf-8-sig"), []
     except UnicodeDecodeError:
@@ -224,12 +227,21 @@ def diagnose(path: Path, text: str, message: str) -> list[Problem]:
     ]
 
 
+_ODD_SIGNS = re.compile("^\\s*([\\w.\\-]+)(?:[\\s=]*[\uff1d\u3000]|\\s*=\\s*[\u201c\u201d\u201e\u2018\u2019\u300c\uff02])")
+"""A setting with a full-width = or blank, or whose value begins with a typographic quote."""
+
+
 def _suspects(text: str) -> Iterator[tuple[int, str, str]]:
     """(line, what is wrong, remedy) for each line that holds a usual mistake."""
     seen: dict[tuple[str, str], int] = {}
     table = ""
     for number, line in enumerate(text.splitlines(), 1):
         header, match = _TABLE.match(line), _KEY.match(line)
+        if odd := _ODD_SIGNS.match(line):
+            yield number, say("Typographic or full-width signs stand in: {line}", line=shown(odd.group(1), line.strip())), (
+                "Type the quotes, blanks and the = sign anew, plain and with Japanese input switched off."
+            )
+            continue
         if header and not match:
             table = f"{header.group(2)}#{number}" if header.group(1) == "[[" else header.group(2)
         if not match:

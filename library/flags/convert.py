@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from library.flags.flag import CONVERTERS, TYPE_WORDS, Flag
+from library.flags.flag import CONVERTERS, TYPE_WORDS, Flag, Number
 from library.util.near import near
 from library.util.records import Problem
 from library.util.said import say
@@ -20,6 +21,10 @@ PLAIN_DEFAULTS: dict[str, dict[str, Any]] = {
 """Words outside a flag's choices that plainly name its default or one of its choices."""
 
 
+EXAMPLES = {str: "text", int: "10", float: "1e-4", bool: "true", Path: "C:/AI/folder", Number: "100"}
+"""Type -> a value, as one would type it."""
+
+
 class NotUnderstood(Exception):
     """A word that is no value of its flag; the arguments are what is wrong and the remedy."""
 
@@ -33,7 +38,7 @@ def convert(flag: Flag, text: str) -> Any:
         value = CONVERTERS[flag.type](text)
     except ValueError:
         wanted = say(TYPE_WORDS[flag.type])
-        remedy = say("Give {wanted}.", wanted=wanted)
+        remedy = say("Give {wanted}, for example {example}.", wanted=wanted, example=EXAMPLES[flag.type])
         if looks_like_placeholder(text):
             remedy = say("{text} looks like a placeholder of a guide: put {wanted} of your own in its place.",
                          text=text, wanted=wanted)

@@ -8,8 +8,10 @@ own.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from library.flags.flag import Flag
 from library.flags.hidden import shown
@@ -17,10 +19,12 @@ from library.util.records import Problem
 from library.util.said import say
 
 # Written as code points, for many of them look like a plain hyphen, comma or quote.
-DASHES = "\u2013\u2014\u2212\u2015\u2012\u2011"
+DASHES = "\u2013\u2014\u2212\u2015\u2012\u2011\u2010\uff0d\u30fc"
 OPENING = "\u201c\u201e\u201f\u00ab\u2018\u201a\u201b"
 CLOSING = "\u201d\u201c\u00bb\u2019\u2018\u201b"
 MARKS = {"\\": "bash (Linux, macOS)", "^": "the Windows command prompt (cmd)", "`": "PowerShell"}
+WIDE_EQUALS, WIDE_BLANK, LONG_VOWEL = "\uff1d", "\u3000", "\u30fc"
+"""What a Japanese keyboard types for = and the blank, and a letter that looks like a hyphen."""
 _SWALLOWED = re.compile(r"[\"']\s+-{1,2}[A-Za-z]")
 _SIZE_PART = re.compile(r"^,?\s*\d+\s*,?(\s*\d+)?$")
 
@@ -55,21 +59,54 @@ def mend(argv: Iterable[str], table: dict[str, Flag]) -> Mended:
     """Undo what a shell or a web page did to the words; what cannot be undone becomes a problem."""
     result = Mended()
     option = ""
-    for raw in argv:
+    for raw in (piece for word in argv for piece in _half_width(word, table, result)):
         token = _straight_dashes(raw, table, result)
         if token.startswith("--") and len(token) > 2:
             option, _, value = token.partition("=")
             if "=" in token:
-                token = f"{option}={_clean_value(option, value, result)}"
+                token = f"{option}={_clean_value(option, _half_width_number(option, value, table, result), result)}"
         elif _continues_value(token, result):
             _join(token, result)
             continue
         elif _continues_resolution(token, option, result, table):
             continue
         else:
-            token = _clean_value(option or "command line", token, result)
+            token = _clean_value(option or "command line", _half_width_number(option, token, table, result), result)
         result.tokens.append(token)
     return result
+
+
+def _half_width(word: str, table: dict[str, Flag], result: Mended) -> list[str]:
+    """Undo the full-width signs of a Japanese keyboard in a flag's name, its equals sign and the blanks between flags."""
+    pieces = []
+    for piece in re.split(f"{WIDE_BLANK}+(?=[-{DASHES}])", word):
+        option, sign, value = re.fullmatch(f"([^={WIDE_EQUALS}]*)([={WIDE_EQUALS}]?)(.*)", piece, re.DOTALL).groups()
+        plain = unicodedata.normalize("NFKC", option)
+        name = plain.lstrip(DASHES + "-")
+        changed = plain != option or sign == WIDE_EQUALS
+        if changed and name != plain and len(candidates(f"--{name}", table)) == 1:
+            mended = f"--{name}" + ("=" if sign else "") + value
+            result.note(f"--{name}", say("Full-width signs stand in {typed}; it is read as {mended}.",
+                                         typed=shown(f"--{name}", piece), mended=shown(f"--{name}", mended)),
+                        "Type flags with Japanese input switched off.")
+            piece = mended
+        pieces.append(piece)
+    for piece in pieces[1:]:
+        result.note(piece.partition("=")[0], "A full-width blank stands before this flag; it is read as an ordinary one.",
+                    "Type blanks with Japanese input switched off.")
+    return pieces
+
+
+def _half_width_number(option: str, value: str, table: dict[str, Flag], result: Mended) -> str:
+    """A number in full-width digits, for flags that take no text."""
+    names = candidates(option, table) if option.startswith("--") else []
+    if len(names) != 1 or names[0] not in table or (table[names[0]].type in (str, Path) and names[0] != "resolution"):
+        return value
+    plain = unicodedata.normalize("NFKC", value).replace(LONG_VOWEL, "-")
+    if plain != value:
+        result.note(option, say("Full-width signs stand in {typed}; it is read as {mended}.", typed=value, mended=plain),
+                    "Type numbers with Japanese input switched off.")
+    return plain
 
 
 def _straight_dashes(token: str, table: dict[str, Flag], result: Mended) -> str:

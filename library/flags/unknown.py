@@ -90,6 +90,8 @@ def stray(word: str, after: str, flag: Flag | None) -> Problem:
             say('"{word}" came as a word of its own, and what stands on the lines below was not read.', word=word.strip()),
             continuation(),
         )
+    if word.strip("-/?").lower() in ("help", "h", ""):
+        return _stop(where, say('"{shown}" is not a flag.', shown=shown), "Write --help to see all flags.")
     if word.startswith("#"):
         return _stop(
             where, say('"{shown}" came as a word of its own.', shown=shown), "A remark cannot stand inside a command; remove it."

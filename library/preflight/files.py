@@ -10,6 +10,7 @@ from pathlib import Path
 
 from library.config.sections import lora_with_strength
 from library.preflight.registry import Context, check
+from library.preflight.words import is_unfilled
 from library.util.records import Problem
 
 TEXT_FLAGS = ("sample_prompts", "in_json", "log_tracker_config")
@@ -148,6 +149,8 @@ def check_data_folders(context: Context) -> Iterator[Problem]:
             yield context.stop("folder_missing.file", f"--{name}", path=path, parent=path.parent)
         elif not path.exists():
             typed = str(context.flag(name))
+            if is_unfilled(context, typed):
+                continue
             beside = beside_config(context, typed)
             if beside is not None:
                 yield context.stop("folder_missing.beside", f"--{name}", typed=typed, cwd=context.cwd, found=beside)

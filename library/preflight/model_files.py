@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from library.preflight.files import beside_config, nearest
 from library.preflight.registry import Context, check
+from library.preflight.words import is_unfilled
 from library.util.header import FileKind
 from library.util.records import Problem
 from library.util.said import say
@@ -55,7 +56,7 @@ def check_model_exists(context: Context) -> Iterator[Problem]:
     """A model file that is not there is never taken for a hub repository; the message says how far the path is right."""
     typed = typed_model(context)
     path = local_path(context, typed)
-    if path is not None and not path.exists():
+    if path is not None and not path.exists() and not is_unfilled(context, typed):
         yield not_found(context, FLAG, typed)
 
 

@@ -150,16 +150,6 @@ def check_optimizer_package(context: Context) -> Iterator[Problem]:
         )
 
 
-@check("args_form", level="words", row="F68")
-def check_args_form(context: Context) -> Iterator[Problem]:
-    """Free arguments are name=value, without blanks around the sign."""
-    for flag in ("network_args", "optimizer_args", "lr_scheduler_args"):
-        words = context.flag(flag) or ()
-        bad = [str(w) for w in words if "=" not in str(w) or not str(w).split("=")[0].strip()]
-        if bad:
-            yield context.stop("args_form", f"--{flag}", flag=flag, words=" ".join(bad))
-
-
 @check("log_with", level="words", row="F81")
 def check_log_with(context: Context) -> Iterator[Problem]:
     """A logger needs its folder, its package and, for wandb, a key."""

@@ -33,6 +33,7 @@ RULED: dict[str, tuple[str, str]] = {
     "optimizer_twice": ("F69", "The old optimizer switches exclude each other and --optimizer_type."),
     "latents_random": ("F64", "Pictures whose latents are kept must not change."),
     "latents_subset": ("F64", "The same for a subset of a data set file."),
+    "args_form": ("F68", "Free arguments are name=value."),
     "cached_text_shuffle": ("F35", "Captions whose encoding is kept must not change."),
     "cached_text_training": ("F51", "A text encoder whose output is kept cannot be trained."),
     "timestep_range": ("F69", "The range of time steps must not be empty."),
@@ -52,12 +53,17 @@ RULED: dict[str, tuple[str, str]] = {
 
 def judged(context: Context) -> list[Problem]:
     """What flags and data description show to be wrong; computed once for all checks."""
+    from library.config.keyvals import as_strings, as_values
     from library.config.resolve import data_of
     from library.config.rules import judge
 
     def make() -> list[Problem]:
         flags = flags_of_run(context)
-        return [*judge(flags), *data_of(flags)[1].problems]
+        free: list[Problem] = []
+        as_strings("network_args", flags["network_args"], free)
+        for name in ("optimizer_args", "lr_scheduler_args"):
+            as_values(name, flags[name], free)
+        return [*judge(flags), *data_of(flags)[1].problems, *free]
 
     return context.remember("judged", make)
 

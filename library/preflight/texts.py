@@ -28,6 +28,8 @@ TEXTS: dict[str, tuple[str, str]] = {
                      "Better: set the environment variable {variable}, or log in once with hf auth login (wandb: wandb login)."),
     "secret_in_text": ("The value holds something shaped like an access token; it is masked in all logs and files.",
                        "Remove it there, and make a new token if this one was ever shared."),
+    "unset_placeholder.variable": ("This shell did not fill in \"{value}\".",
+                                   "Write the path itself. (%NAME% is for the Windows command prompt, $env:NAME for PowerShell, $NAME for bash.)"),
     "unset_placeholder": ("\"{value}\" looks like the place-holder of a guide.", "Put your own path there."),
     # --- options that do not go together
     "no_effect": ("--{flag} has no effect without {need}.", "Add {need}, or remove --{flag}."),
@@ -36,7 +38,6 @@ TEXTS: dict[str, tuple[str, str]] = {
     "schedule_adafactor": ("The schedule adafactor works only with the optimizer Adafactor (now {optimizer}).",
                            "Use --optimizer_type Adafactor, or another schedule such as constant or cosine."),
     "optimizer_package": ("{name} needs the package {package}, which is not installed.", "Run: {python} -m pip install {package}"),
-    "args_form": ("Cannot read {words}.", "Write name=value without blanks around the sign: --{flag} name=value \"other=1,2\"."),
     "log_with.folder": ("--log_with {chosen} needs a folder for its files.", "Add --logging_dir logs, or remove --log_with."),
     "log_with.wandb": ("--log_with wandb needs the package wandb.", "Run: {python} -m pip install wandb, then: wandb login"),
     "log_with.key": ("No login for wandb was found, and the run would end when it is asked for.",

@@ -48,7 +48,7 @@ def check_module_exists(context: Context) -> Iterator[Problem]:
 
 def size_of(value: object) -> tuple[int, int] | None:
     """Read a resolution as (width, height); None where it cannot be read."""
-    numbers = re.split(r"\s*[,x ]\s*", str(value).strip(" \"'()[]"))
+    numbers = re.split(r"\s*[,x×* ]\s*", str(value).strip(" \"'()[]"))
     if not all(n.isdigit() for n in numbers) or len(numbers) not in (1, 2):
         return None
     return int(numbers[0]), int(numbers[-1])
@@ -130,8 +130,19 @@ def check_placeholder(context: Context) -> Iterator[Problem]:
     """A path copied from a guide without being filled in."""
     for name in ("pretrained_model_name_or_path", "train_data_dir", "output_dir", "reg_data_dir"):
         value = str(context.flag(name) or "")
-        if re.search(r"(?i)^<.+>$|path[/\\_]to[/\\_]|^your[_ ]|ここに", value):
+        if _PLACEHOLDER.search(value):
             yield context.stop("unset_placeholder", f"--{name}", value=value)
+        elif is_unfilled(context, value):
+            yield context.stop("unset_placeholder.variable", f"--{name}", value=value)
+
+
+_PLACEHOLDER = re.compile(r"(?i)^<.+>$|path[/\\_]to[/\\_]|^your[_ ]|ここに")
+_VARIABLE = re.compile(r"%\w+%|\$env:\w+|^\$\w+|\$\{\w+\}")
+
+
+def is_unfilled(context: Context, value: str) -> bool:
+    """Whether a path is a guide's example, or holds a variable that the shell did not fill in; no such file exists."""
+    return bool(_PLACEHOLDER.search(value) or _VARIABLE.search(value)) and not (context.cwd / value).exists()
 
 
 def _near(word: str, words: list[str]) -> str:

@@ -419,3 +419,29 @@ def test_settings_by_name_that_cannot_be_read_are_named():
     problems = []
     as_values("optimizer_args", ["weight_decay", "a=[1", "=3"], problems)
     assert len(problems) == 3 and all("optimizer_args" in one.where for one in problems)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig", "cp932"])
+def test_a_settings_file_saved_by_notepad_is_read_and_its_encoding_named(tmp_path, encoding):
+    file = tmp_path / "a.toml"
+    file.write_bytes('network_dim = 16\noutput_name = "猫"\n'.encode(encoding))
+    flags = read_command([f"--config_file={file}"], "train_network.py")
+    assert flags["network_dim"] == 16 and flags["output_name"] == "猫"
+    assert any("not UTF-8" in note.what for note in flags.notes) == (encoding != "utf-8-sig")
+
+
+@pytest.mark.parametrize(
+    "line", ["output_name = “mine”", "learning_rate　=　1e-4", "learning_rate ＝ 1e-4", "output_name = 「猫」"]
+)
+def test_typographic_and_full_width_signs_in_a_settings_file_are_named(tmp_path, line):
+    (tmp_path / "a.toml").write_text(f"seed = 1\n{line}\n", encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        read_command([f"--config_file={tmp_path / 'a.toml'}"], "train_network.py")
+    (found,) = caught.value.problems
+    assert found.where == "a.toml:2" and "full-width signs" in found.what
+
+
+def test_an_ending_that_windows_hides_is_named(tmp_path):
+    (tmp_path / "a.toml.txt").touch()
+    with pytest.raises(UserError, match=r"Windows hides the ending \.txt"):
+        read_command([f"--config_file={tmp_path / 'a.toml'}"], "train_network.py")

@@ -268,3 +268,18 @@ def test_a_decimal_comma_and_a_full_stop_are_understood_as_what_was_meant(typed:
 def test_blanks_around_the_equals_sign_are_named() -> None:
     _, problems = collect(["--output_dir", "=", "out", "--seed=1"])
     assert [(p.where, p.remedy) for p in problems] == [("--output_dir", "Write --output_dir=out without blanks.")]
+
+
+@pytest.mark.parametrize(
+    "word", ["--network_dim＝8", "－－network_dim=8", "ーーnetwork_dim=8", "--ｎetwork_dim=8", "--network_dim=８"]
+)
+def test_full_width_signs_of_a_japanese_keyboard_are_read_and_named(word):
+    flags = parse(["--output_name=猫ＬｏＲＡ", word])
+    assert flags["network_dim"] == 8 and flags["output_name"] == "猫ＬｏＲＡ"
+    assert any(note.where == "--network_dim" and note.severity == "warn" for note in flags.notes)
+
+
+def test_full_width_blanks_commas_and_minus_signs_are_read_and_named():
+    flags = parse(["--network_dim=8　--seed=3", "--resolution=512，768", "--learning_rate=1eー4"])
+    assert (flags["network_dim"], flags["seed"], flags["resolution"], flags["learning_rate"]) == (8, 3, "512,768", 1e-4)
+    assert {note.where for note in flags.notes} == {"--seed", "--resolution", "--learning_rate"}
