@@ -3,6 +3,7 @@
     python benchmarks/sliders.py                                        every attribute, every scheme: hours on one core
     python benchmarks/sliders.py --attribute size --scheme pairs        one of them: a few minutes
     python benchmarks/sliders.py --attribute size --file FILE           measures a file
+    python benchmarks/sliders.py --together size=FILE brightness=FILE   what each keeps of its effect beside the other
     python benchmarks/sliders.py --attribute size --scheme pairs -- --learning_rate=1e-3      with further flags
 
 The pictures are drawn by diffusers alone, which loads the file as any program would. The marks are in ``WANTED``.
@@ -12,10 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -57,11 +58,12 @@ class Attribute:
 
     def caption(self, scene: world.Scene, words: str = "") -> str:
         """The scene's tags without those of the attribute; ``words`` stand in their place."""
-        kept = [tag for tag in world.tags(scene) if tag not in self.words and not self._tells(tag)]
+        kept = [tag for tag in world.tags(scene) if not self.tells(tag)]
         return ", ".join([*kept, words] if words else kept)
 
-    def _tells(self, tag: str) -> bool:
-        return self.name == "brightness" and tag.endswith("background")
+    def tells(self, tag: str) -> bool:
+        """Whether a tag says something of the attribute."""
+        return tag in self.words or (self.name == "brightness" and tag.endswith("background"))
 
     @property
     def asked(self) -> float:
@@ -161,13 +163,15 @@ class Scheme:
     flags: dict[str, Any] = field(default_factory=dict)
 
 
-COMMON = {"resolution": 64, "network_module": "networks.lora", "network_dim": 8, "network_alpha": 8,
-          "slider_lora_target": "auto", "cache_latents": True, "train_batch_size": 8, "learning_rate": 1e-3,
-          "lr_scheduler": "cosine", "lr_warmup_steps": 0.05, "max_train_steps": 300, "seed": 1,
-          "console_log_level": "WARNING"}
+COMMON = {"network_module": "networks.lora", "network_dim": 8, "network_alpha": 8, "slider_lora_target": "auto",
+          "train_batch_size": 8, "learning_rate": 1e-3, "lr_scheduler": "cosine", "lr_warmup_steps": 0.05,
+          "max_train_steps": 300, "seed": 1, "console_log_level": "WARNING"}
+PICTURES = {"resolution": 64, "cache_latents": True}
 SCHEMES = {
-    "plain": Scheme("plain scheme: alternating buckets, plain loss"),
-    "pairs": Scheme("pairs", 12, True, flags={"slider_pairing": "filename", "train_batch_size": 4}),
+    "page": Scheme("plain scheme of the page: alternating buckets, plain loss, not calibrated", flags=PICTURES | {
+        "slider_calibrate": "false", "slider_loss": "plain"}),
+    "buckets": Scheme("buckets", flags=PICTURES),
+    "pairs": Scheme("pairs", 12, True, flags=PICTURES | {"slider_pairing": "filename", "train_batch_size": 4}),
     "text": Scheme("two words", 0, texts=True),
     "LECO": Scheme("two words as LECO learns them: the positive end alone, states denoised anew, batch 1", 0, texts=True,
                    flags={"text_slider_states": "leco", "train_batch_size": 1, "slider_calibrate": "false"}),
@@ -176,20 +180,29 @@ TEXT_SCENES = 16
 """Scenes whose tags stand before the two words in the prompts file."""
 
 
+GUIDANCE = 4.0
+"""With which people are supposed to draw; the trainer reads it from the sample prompts."""
+
+
 def trained(attribute: Attribute, scheme: Scheme, folder: Path, more: Sequence[str]) -> tuple[Path, float]:
-    """Train a slider with the trainer's command line; the file and the seconds it took."""
+    """Train a slider with the trainer's command line; the file and the seconds of processor time it took (0 on Windows)."""
     settings = COMMON | scheme.flags
+    folder.mkdir(parents=True, exist_ok=True)
     if scheme.pictures:
         settings["dataset_config"] = write_sides(folder / "data", attribute, scheme.pictures, scheme.paired)
     if scheme.texts:
-        del settings["resolution"]
         settings["prompts_file"] = write_texts(folder, attribute)
+    settings["sample_prompts"] = folder / "samples.txt"
+    scenes = [base_scene(random.Random(f"samples/{number}"), attribute) for number in range(8)]
+    settings["sample_prompts"].write_text("".join(f"{attribute.caption(scene)} --l {GUIDANCE:g}\n" for scene in scenes),
+                                          encoding="utf-8")
     argv = [f"--{name}" if value is True else f"--{name}={value}" for name, value in settings.items()]
-    begun = time.monotonic()
+    before = os.times()
     subprocess.run([sys.executable, str(ROOT / "train_network.py"), f"--pretrained_model_name_or_path={ROOT / 'examples/tiny-sd'}",
                     f"--output_dir={folder}", "--output_name=slider", *argv, *more], cwd=ROOT, check=True,
-                   stdout=subprocess.DEVNULL)
-    return folder / "slider.safetensors", time.monotonic() - begun
+                   stdout=sys.stderr)
+    after = os.times()
+    return folder / "slider.safetensors", sum(after[2:4]) - sum(before[2:4])
 
 
 # ------------------------------------------------------------------------------------------------------------ measuring
@@ -201,7 +214,7 @@ class Drawing:
 
     prompts: int = 100
     steps: int = 20
-    guidance: float = 4.0
+    guidance: float = GUIDANCE
     seed: int = 7
     strengths: tuple[float, ...] = STRENGTHS
 
@@ -296,18 +309,50 @@ def r_squared(x: np.ndarray, y: np.ndarray) -> float:
     return float(1 - ((y - line) ** 2).sum() / ((y - y.mean()) ** 2).sum())
 
 
+def kept_together(files: dict[str, Path], drawing: Drawing) -> dict[str, Any]:
+    """What each of two sliders keeps of its effect where the other is at an end, 1 = all of it."""
+    (one, first), (other, second) = ((ATTRIBUTES[name], file) for name, file in files.items())
+    scenes = [base_scene(random.Random(f"together/{drawing.seed}/{number}"), one) for number in range(drawing.prompts)]
+    prompts = [", ".join(tag for tag in world.tags(scene) if not one.tells(tag) and not other.tells(tag)) for scene in scenes]
+    hues = [world.HUES[world.colour_word(scene.hue)] for scene in scenes]
+    pipeline = loaded()
+    for name, file in (("one", first), ("other", second)):
+        pipeline.load_lora_weights(file.parent, weight_name=file.name, adapter_name=name)
+    seen = {}
+    for ends in [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)]:
+        pipeline.set_adapters(["one", "other"], [float(end) for end in ends])
+        seen[ends] = drawn(pipeline, prompts, drawing)
+
+    def mean(attribute: Attribute, *ends: tuple[int, int]) -> float:
+        return float(np.mean([reading(attribute.name, picture, hue)
+                              for end in ends for picture, hue in zip(seen[end], hues, strict=True)]))
+
+    alone = [mean(one, (1, 0)) - mean(one, (-1, 0)), mean(other, (0, 1)) - mean(other, (0, -1))]
+    beside = [mean(one, (1, 1), (1, -1)) - mean(one, (-1, 1), (-1, -1)),
+              mean(other, (1, 1), (-1, 1)) - mean(other, (1, -1), (-1, -1))]
+    right = [picture.shape == scene.shape and picture.colour == world.colour_word(scene.hue)
+             for ends in seen if 0 not in ends for picture, scene in zip(seen[ends], scenes, strict=True)]
+    return {f"{name} kept": both / single for name, both, single in zip(files, beside, alone, strict=True)} | {
+        "shape and colour": float(np.mean(right))}
+
+
 def main(argv: list[str]) -> int:
     """Train (unless a file is given), measure, tell."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--attribute", choices=ATTRIBUTES)
     parser.add_argument("--scheme", choices=SCHEMES)
     parser.add_argument("--file", type=Path)
+    parser.add_argument("--together", nargs=2, metavar="ATTRIBUTE=FILE")
     parser.add_argument("--prompts", type=int, default=100)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "sliders")
     parser.add_argument("more", nargs="*")
     args = parser.parse_args(argv)
     drawing = Drawing(args.prompts, args.steps)
+    if args.together:
+        files = {name: Path(file) for name, _, file in (given.partition("=") for given in args.together)}
+        print(json.dumps({"together": list(files)} | kept_together(files, drawing)), flush=True)
+        return 0
     for name, attribute in ATTRIBUTES.items():
         if args.attribute not in (None, name):
             continue

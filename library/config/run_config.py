@@ -178,7 +178,9 @@ class SliderOrder:
     balance: bool = True
     """Whether the sign with fewer batches goes through its pictures again, so that an epoch has no one-signed end."""
     calibrate: bool = True
-    """Whether the last file's alpha makes strength 1 the strength at which the pictures are met best."""
+    """Whether the last file's alpha makes strength 1 do what the pictures or texts ask for."""
+    loss: Literal["scale_free", "plain"] = "scale_free"
+    """How noise levels count: by the error of the clean picture, or of the model's answer as in any other training."""
 
 
 @dataclass(frozen=True)

@@ -217,7 +217,13 @@ def text_slider(flags: Flags, problems: list[Problem]) -> TextSliderConfig | Non
 def slider_order(flags: Flags) -> SliderOrder:
     return SliderOrder(neutral=flags["slider_neutral"], pairing=flags["slider_pairing"],
                        balance=flags["slider_balance"] == "true",
-                       calibrate=flags["slider_calibrate"] == "true")
+                       calibrate=flags["slider_calibrate"] == "true", loss=_slider_loss(flags))
+
+
+def _slider_loss(flags: Flags) -> str:
+    """Whoever weighs noise levels himself and says nothing of the slider's loss is not weighed upon."""
+    weighed = flags["min_snr_gamma"] or flags["debiased_estimation_loss"]
+    return "plain" if weighed and not flags.given("slider_loss") else flags["slider_loss"]
 
 
 def loop(flags: Flags, seed: int) -> LoopConfig:

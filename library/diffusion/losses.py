@@ -93,6 +93,16 @@ def timestep_weight(options: WeightOptions, schedule: Schedule) -> Callable[[tor
     return weigh
 
 
+def picture_weight(schedule: Schedule) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Weights, as a function timesteps B -> weights B, under which the loss is the error of the clean picture.
+
+    Their mean over all timesteps is 1. Noise prediction's plain loss counts that error times the SNR, so that what is
+    decided in strong noise (where something is, how bright it is) is next to nothing in it.
+    """
+    mean = schedule.in_picture(torch.arange(1000)).mean()
+    return lambda timesteps_B: schedule.in_picture(timesteps_B) / mean
+
+
 def _velocity_scale(snr_B: torch.Tensor) -> torch.Tensor:
     capped = snr_B.clamp_max(SNR_CAP)
     return capped / (capped + 1)

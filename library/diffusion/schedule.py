@@ -48,8 +48,15 @@ class Schedule(Protocol):
     def snr(self, timesteps_B: torch.Tensor) -> torch.Tensor:
         """Signal-to-noise ratio, power of signal over power of noise."""
 
+    def in_picture(self, timesteps_B: torch.Tensor) -> torch.Tensor:
+        """Squared error of the clean picture for one of the answer, float B: what x0 moves when the answer moves."""
+
     def weight(self, timesteps_B: torch.Tensor) -> torch.Tensor:
         """Loss weight that goes with the way timesteps are drawn, float B; 1 where there is none."""
+
+
+SMALLEST_BAR = 1 / 400
+"""Share of signal below which noise tells nothing of a picture: half of what Stable Diffusion's last timestep has."""
 
 
 def per_item(values_B: torch.Tensor, like_BCHW: torch.Tensor) -> torch.Tensor:
@@ -108,6 +115,10 @@ class DiscreteSchedule:
     def snr(self, timesteps_B: torch.Tensor) -> torch.Tensor:
         bar = self.alphas_cumprod[timesteps_B.cpu()]
         return bar / (1.0 - bar)
+
+    def in_picture(self, timesteps_B: torch.Tensor) -> torch.Tensor:
+        bar = self.alphas_cumprod[timesteps_B.cpu()]
+        return (1.0 - bar) / bar.clamp_min(SMALLEST_BAR) if self.space == "eps" else 1.0 - bar
 
     def weight(self, timesteps_B: torch.Tensor) -> torch.Tensor:
         return torch.ones(len(timesteps_B))
@@ -178,6 +189,10 @@ class FlowSchedule:
     def snr(self, timesteps_B: torch.Tensor) -> torch.Tensor:
         sigma = timesteps_B.float() / 1000
         return ((1 - sigma) / sigma.clamp_min(1e-6)) ** 2
+
+    def in_picture(self, timesteps_B: torch.Tensor) -> torch.Tensor:
+        sigma_B = timesteps_B.cpu().float() / 1000
+        return torch.ones_like(sigma_B) if self.reading.of_picture else sigma_B**2
 
     def weight(self, timesteps_B: torch.Tensor) -> torch.Tensor:
         sigmas_B = timesteps_B.cpu().float() / 1000

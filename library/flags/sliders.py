@@ -49,6 +49,14 @@ FLAGS = group(
         ours=True,
     ),
     Flag(
+        "slider_loss",
+        default="scale_free",
+        choices=("scale_free", "plain"),
+        help="scale_free = noise levels count by the error of the clean picture, so that what strong noise decides (place, "
+        "brightness, colour) is learned as fast as details; plain = as any other training.",
+        ours=True,
+    ),
+    Flag(
         "slider_calibrate",
         default="true",
         const="true",

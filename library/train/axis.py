@@ -30,14 +30,16 @@ class Axis:
     """Half the way between the ends: what strength 1 is asked to do."""
     certainty: float
     """The ends' distance on left-out pictures, in standard errors."""
+    way_F: torch.Tensor
+    """Half the difference of the ends' means, everything that comes along included."""
 
     @property
     def certain(self) -> bool:
         return self.half > 0 and self.certainty >= CERTAIN
 
-    def along(self, latents: Sequence[torch.Tensor]) -> torch.Tensor:
+    def along(self, described_NF: torch.Tensor) -> torch.Tensor:
         """Where each picture lies, N, in units of ``half``; only differences mean something."""
-        return described(latents) @ self.weights_F / self.half
+        return described_NF @ self.weights_F / self.half
 
 
 def between(positive: Sequence[torch.Tensor], negative: Sequence[torch.Tensor], paired: bool = False) -> Axis | None:
@@ -52,6 +54,7 @@ def between(positive: Sequence[torch.Tensor], negative: Sequence[torch.Tensor], 
     above_NF, below_NF = described(positive), described(negative)
     inner_NF = torch.cat([above_NF - above_NF.mean(0), below_NF - below_NF.mean(0)])
     scale_F = inner_NF.std(0) + 1e-6
+    way_F = (above_NF.mean(0) - below_NF.mean(0)) / 2
     above_NF, below_NF = above_NF / scale_F, below_NF / scale_F
     found = []
     for number in range(max(len(above_NF), len(below_NF))):
@@ -60,7 +63,8 @@ def between(positive: Sequence[torch.Tensor], negative: Sequence[torch.Tensor], 
         found.append((above_NF[one] - below_NF[other]) @ weights_F)
     gaps = torch.stack(found)
     error = float(gaps.std()) / min(len(above_NF), len(below_NF)) ** 0.5
-    return Axis(_direction(above_NF, below_NF, paired) / scale_F, float(gaps.mean()) / 2, float(gaps.mean()) / max(error, 1e-12))
+    return Axis(_direction(above_NF, below_NF, paired) / scale_F, float(gaps.mean()) / 2,
+                float(gaps.mean()) / max(error, 1e-12), way_F)
 
 
 def _without(rows_NF: torch.Tensor, number: int) -> torch.Tensor:

@@ -24,14 +24,14 @@ from library.data.prompt_feed import PromptFeed, prompt_steps
 from library.families.interface import Family, Parts
 from library.report import trackers
 from library.report.final_words import final_words
-from library.sample.prompts import read_prompts
+from library.sample.prompts import PromptLine, read_prompts
 from library.save.hub import Uploader
 from library.util import frame
 from library.util.records import Cond, Problem
 from library.util.secrets import mask
 from networks import registry as networks
 
-from . import caching, calibration, facts, guide as guides, position, prepare, seeds, text_calibration
+from . import caching, calibration, facts, guide as guides, measuring, position, prepare, seeds
 from .diagnosing import Diagnosing
 from .guarding import Guarding, PaceMark, Watchdog
 from .loop import Length, LoopTools, run_loop
@@ -168,19 +168,26 @@ def calibrator(made: Material, guide: guides.Guide | None) -> Callable[[Session]
     if not (config.data.slider.calibrate and config.network.module in calibration.WITH_ALPHA):
         return None
 
-    def by_pictures(session: Session) -> calibration.Response | None:
+    def by_pictures(session: Session) -> measuring.Sides | None:
         pictures = Pictures(plan, setting(config, made.length), made.sources)
-        prompts = read_prompts(config.sample.prompts) if config.sample.prompts else []
-        sides = calibration.from_pictures(session, Feed(pictures).epoch(0), prompts, config.loop.seed)
+        return measuring.from_pictures(session, Feed(pictures).epoch(0), prompts(), config.loop.seed)
+
+    def by_texts(session: Session) -> measuring.Sides | None:
+        assert guide is not None
+        return measuring.from_texts(session, guide, prompts(), config.loop.seed)
+
+    def prompts() -> list[PromptLine]:
+        return read_prompts(config.sample.prompts) if config.sample.prompts else []
+
+    if not plan.has_strengths and guide is None:
+        return None
+    sides_of = by_pictures if plan.has_strengths else by_texts
+
+    def calibrate(session: Session) -> calibration.Response | None:
+        sides = sides_of(session)
         return calibration.measure(session, sides) if sides is not None else None
 
-    def by_texts(session: Session) -> calibration.Response | None:
-        assert guide is not None
-        return text_calibration.measure(session, guide)
-
-    if plan.has_strengths:
-        return by_pictures
-    return by_texts if guide is not None else None
+    return calibrate
 
 
 def seed_policy(config: RunConfig) -> seeds.SeedBatch:

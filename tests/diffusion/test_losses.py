@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from library.diffusion.losses import WeightOptions, distance, huber_threshold, timestep_weight
+from library.diffusion.losses import WeightOptions, distance, huber_threshold, picture_weight, timestep_weight
 from library.diffusion.noise import NoiseOptions, add_offset, draw_noise, perturb
-from library.diffusion.schedule import ddpm
+from library.diffusion.schedule import FlowSchedule, ddpm
 
 T = torch.tensor([1, 300, 900])
 EPS, V = ddpm("eps"), ddpm("v")
@@ -102,3 +102,25 @@ def test_flow_weights_follow_their_scheme():
     for scheme, weights in expected.items():
         schedule = FlowSchedule(timesteps.uniform(), weigh=timesteps.WEIGHTS[scheme])
         assert torch.allclose(timestep_weight(WeightOptions(), schedule)(drawn), weights)
+
+
+@pytest.mark.parametrize("space", ["eps", "v", "flow"])
+def test_the_picture_weight_turns_an_error_of_the_answer_into_that_of_the_picture(space):
+    schedule = {"eps": ddpm("eps"), "v": ddpm("v"), "flow": FlowSchedule(sample=lambda count, size: torch.rand(count))}[space]
+    x0, noise = torch.randn(3, 4, 2, 2), torch.randn(3, 4, 2, 2)
+    timesteps = torch.tensor([100, 500, 900])
+    noised = schedule.add_noise(x0, noise, timesteps)
+    answer = schedule.target(x0, noised)
+
+    def picture(answer):
+        if space == "flow":
+            return noised.x_BCHW - noised.sigmas_B.view(-1, 1, 1, 1) * answer
+        bar = schedule.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        signal, sigma = bar.sqrt(), (1 - bar).sqrt()
+        return (noised.x_BCHW - sigma * answer) / signal if space == "eps" else signal * noised.x_BCHW - sigma * answer
+
+    assert torch.allclose(picture(answer), x0, atol=1e-4)
+    moved = (picture(answer + 0.1) - x0).square().mean((1, 2, 3)) / 0.01
+    weights = picture_weight(schedule)
+    assert torch.allclose(weights(timesteps) / weights(timesteps)[1], moved / moved[1], rtol=1e-3)
+    assert float(weights(torch.arange(1000)).mean()) == pytest.approx(1, rel=1e-4)

@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from library.train import calibration
+from library.train import calibration, measuring
+from library.train.axis import described
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
@@ -81,48 +83,52 @@ def test_an_anchored_picture_moves_the_adapter_only_where_it_changes_that_pictur
         assert any((trained[one][key] != trained[other][key]).any() for key in trained[one])
 
 
+def test_the_loss_of_a_slider_counts_noise_levels_by_the_clean_picture(slide):
+    same = {"big": 1, "small": -1}
+    late = {"max_train_steps": 1, "min_timestep": 950, "max_timestep": 951}
+    first = {loss: slide(same, loss, slider_loss=loss, **late).losses[0] for loss in ("plain", "scale_free")}
+    assert first["scale_free"] > 4 * first["plain"]  # at 950 of 1000 an error of the answer is 6 times the mean in the picture
+    weighed = {name: slide(same, name, max_train_steps=1, **flags).losses[0] for name, flags in (
+        ("own", {"min_snr_gamma": 5}), ("plain-own", {"min_snr_gamma": 5, "slider_loss": "plain"}))}
+    assert weighed["own"] == weighed["plain-own"]  # whoever weighs noise levels himself is not weighed upon
+
+
 def test_the_last_files_alpha_makes_one_what_the_drawn_pictures_ask_for(slide, monkeypatch):
     seen = []
 
-    def drawn(session, sides, axis, strengths):
-        seen.append((len(sides.positive), len(sides.negative), len(sides.lines), sides.reach, strengths))
-        return [strength / 1.7 for strength in strengths]
+    def drawn(session, sides, lines, strength):
+        """Descriptions of pictures that do two thirds of what is asked."""
+        seen.append((len(sides.positive), len(sides.negative), len(lines), sides.reach, strength))
+        above, below = (described(side).mean(0) for side in (sides.positive, sides.negative))
+        return torch.stack([(above + below) / 2 + strength / 1.5 * (above - below) / 2 + 1e-3 * torch.randn(len(above))
+                            for _ in lines])
 
-    monkeypatch.setattr(calibration, "_drawn_at", drawn)
+    monkeypatch.setattr(measuring, "drawn_at", drawn)
+    monkeypatch.setattr(calibration, "MOST_ASIDE", 9.0)  # eight equal pictures have no spread to speak of
     run = slide({"big": 0.5, "small": -0.5}, counts={"big": 6, "small": 6}, max_train_steps=3, save_every_n_steps=2)
-    assert [one[:4] for one in seen] == [(6, 6, 6, 0.5)] * 3
-    assert seen[0][4] == (-1, 1) and seen[-1][4] == pytest.approx([-1.7, -0.85, 0, 0.85, 1.7])
-    last, early = run.tensors(), run.tensors("slider-step00000002.safetensors")
+    assert {one[:4] for one in seen} == {(6, 6, measuring.PORTION, 0.5)}
+    told, last, early = run.metadata(), run.tensors(), run.tensors("slider-step00000002.safetensors")
+    factor = float(told["ss_slider_factor"])
+    tried = [one[4] for one in seen]
+    assert 1.2 < factor < 1.8 and all(min(abs(one - strength) for one in tried) < 1e-3 for strength in (1, -1, 0, factor / 2))
     alphas = [key for key in last if key.endswith(".alpha")]
-    assert alphas and all(float(last[key]) == pytest.approx(4 * 1.7) and float(early[key]) == 4 for key in alphas)
-    told = run.metadata()
-    assert (told["ss_slider_factor"], told["ss_slider_measured_at"], float(told["ss_network_alpha"])) == (
-        "1.7000", "1.7000", pytest.approx(6.8))
+    assert alphas and all(float(last[key]) == pytest.approx(4 * factor, rel=1e-3) and float(early[key]) == 4 for key in alphas)
+    assert float(told["ss_network_alpha"]) == pytest.approx(4 * factor, rel=1e-3)
+    assert told["ss_slider_response"].startswith("-1:-") and told["ss_slider_range"] == "-1,1"
     assert "ss_slider_factor" not in run.metadata("slider-step00000002.safetensors")
 
 
-def test_a_slider_is_measured_on_pictures_it_draws_from_the_same_noise(slide, monkeypatch):
-    places, real = [], calibration._drawn_at
 
-    def drawn(*given):
-        places.append(real(*given))
-        return places[-1]
+def test_a_slider_that_learned_nothing_keeps_its_alpha(slide, monkeypatch):
+    found, real = {}, measuring.drawn_at
 
-    monkeypatch.setattr(calibration, "_drawn_at", drawn)
-    monkeypatch.setattr(calibration, "LINES", 2)
-    monkeypatch.setattr(calibration, "STEPS", 2)
+    def drawn(session, sides, lines, strength):
+        found[strength] = real(session, sides, lines, strength)
+        return found[strength]
+
+    monkeypatch.setattr(measuring, "drawn_at", drawn)
+    monkeypatch.setattr(measuring, "LINES", 2)
+    monkeypatch.setattr(measuring, "STEPS", 2)
     run = slide({"big": 1, "small": -1}, counts={"big": 6, "small": 6}, learning_rate=1e-9, max_train_steps=1)
-    assert places[0][0] == pytest.approx(places[0][1], abs=1e-3)  # nothing learnt, nothing moved
+    assert torch.allclose(found[1.0], found[-1.0], atol=1e-3)  # from the same noise; nothing learnt, nothing moved
     assert "ss_slider_factor" not in run.metadata()
-
-
-def test_the_factor_follows_a_response_that_is_not_a_straight_line():
-    def effect(factor):
-        return 0.4 * factor**0.8
-
-    known, factor = [(0.0, 0.0)], 1.0
-    for _ in range(calibration.ROUNDS):
-        known.append((factor, effect(factor)))
-        factor = calibration.next_factor(known)
-    assert effect(factor) == pytest.approx(1.0, rel=0.01)
-    assert calibration.next_factor([(0.0, 0.0), (1.0, 0.06)]) == calibration.MOST

@@ -83,43 +83,20 @@ def test_flags_of_text_sliders_change_what_is_learned(slide, flag):
 
 
 def test_the_last_files_alpha_makes_one_what_the_texts_ask_for(slide, monkeypatch):
-    from library.train import text_calibration
-    from library.train.calibration import Response
+    from library.train import axis, calibration, measuring
 
-    measure = text_calibration.measure
-    monkeypatch.setattr(text_calibration, "PICTURES", 2)
-    monkeypatch.setattr(text_calibration, "measure", lambda *given: Response(measure(*given).projections, 1.7))
+    monkeypatch.setattr(axis, "CERTAIN", -9.0)
+    monkeypatch.setattr(measuring, "TEXT_PICTURES", 6)
+    monkeypatch.setattr(measuring, "LINES", 2)
+    monkeypatch.setattr(measuring, "STEPS", 4)
+    monkeypatch.setattr(calibration, "FAINT", -9.0)
+    monkeypatch.setattr(calibration, "fitted", lambda gauge: (1.7, ""))
     run = slide(slider_calibrate="true", save_every_n_steps=1, max_train_steps=2)
     told, last, early = run.metadata(), run.tensors(), run.tensors("lora-step00000001.safetensors")
     alphas = [key for key in last if key.endswith(".alpha")]
     assert alphas and all(float(last[key]) == pytest.approx(4 * 1.7) and float(early[key]) == 4 for key in alphas)
     assert told["ss_slider_factor"] == "1.7000" and float(told["ss_network_alpha"]) == pytest.approx(6.8)
     assert [one.partition(":")[0] for one in told["ss_slider_response"].split(",")] == ["-1", "-0.5", "0", "0.5", "1"]
-
-
-def test_the_factor_of_texts_is_what_the_drawn_pictures_lack(monkeypatch):
-    """Pictures that move by four fifths of half the texts' difference at +1 and by as much at -1 ask for a factor of 1.25."""
-    from contextlib import nullcontext
-    from types import SimpleNamespace
-
-    from library.config.run_config import PromptPair, TextSliderConfig
-    from library.train import text_calibration
-    from library.train.guide import Group, Guide
-
-    way = torch.randn(1, 4, 8, 8)
-    at = {"more": 1.0, "less": -1.0, "a": 0.0}
-
-    def drawn(session, guide, size, texts, strength, purpose):
-        return torch.cat([torch.ones_like(way) + (at[text] + 0.8 * strength) * way for text in texts])
-
-    monkeypatch.setattr(text_calibration, "drawn", drawn)
-    monkeypatch.setattr(text_calibration, "at_evaluation", nullcontext)
-    pairs = (PromptPair("a", "more", "less", "a"),)
-    config = TextSliderConfig(Path("a.toml"), pairs)
-    found = text_calibration.measure(SimpleNamespace(network=None), Guide(config, {}, (Group(pairs, (64, 64)),)))
-    assert found.factor == pytest.approx(1.25, rel=1e-4) and found.projections == pytest.approx((-0.8, -0.4, 0, 0.4, 0.8), abs=1e-5)
-    erasing = (PromptPair("a", "more", "less", "less"),)
-    assert text_calibration.measure(SimpleNamespace(network=None), Guide(config, {}, (Group(erasing, (64, 64)),))) is None
 
 
 @pytest.mark.parametrize(("kind", "kept", "learned"),

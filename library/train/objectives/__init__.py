@@ -15,6 +15,7 @@ from library.util.records import StepResult
 from .denoise import denoise
 from .neutral import Ends, anchored, at_full_strength
 from .pair import paired
+from .scale import scale_free
 from .text import as_leco, beside, from_pool
 
 if TYPE_CHECKING:
@@ -33,11 +34,14 @@ def choose(config: RunConfig, plan: DatasetPlan, guide: Guide | None = None) -> 
     """The objective of a run: for each batch the one that its kind has in the run's table; texts are trained beside pictures."""
     neutral = {"plain": at_full_strength, "anchor": partial(anchored, ends_of(plan)), "skip": at_full_strength}
     table: dict[str, Objective] = {"pictures": denoise, "pair": paired, "neutral": neutral[config.data.slider.neutral]}
-    if guide is None:
-        return by_kind(table)
-    texts: Objective = partial(beside, guide)
-    table = {kind: both(objective, texts) for kind, objective in table.items()}
-    return by_kind(table | {"prompts": partial({"pool": from_pool, "leco": as_leco}[guide.config.states], guide)})
+    if guide is not None:
+        texts: Objective = partial(beside, guide)
+        table = {kind: both(objective, texts) for kind, objective in table.items()} | {"prompts": partial(from_pool, guide)}
+    if config.data.slider.loss == "scale_free" and (plan.has_strengths or guide is not None):
+        table = {kind: scale_free(objective) for kind, objective in table.items()}
+    if guide is not None and guide.config.states == "leco":
+        table["prompts"] = partial(as_leco, guide)
+    return by_kind(table)
 
 
 def both(first: Objective, second: Objective) -> Objective:
