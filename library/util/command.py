@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable, Sequence
 
 from library.util import frame, log
 from library.util.language import language_of
-from library.util.records import UserError
+from library.util.records import Problem, UserError
+from library.util.said import say
 from library.util.secrets import mask
 
 
@@ -19,10 +21,28 @@ def run(parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], No
     try:
         work(args)
     except UserError as error:
-        text = frame.render(error.problems, language=language_of(), tool=True)
-        print(mask(frame.printable(text, sys.stderr.encoding)), file=sys.stderr)
+        return _shown(error.problems)
+    except BrokenPipeError:  # whoever read the output has had enough: | head
+        sys.stdout = None
         return 1
+    except OSError as error:
+        return _shown([_of_disk(error)])
     return 0
+
+
+def _shown(problems: Sequence[Problem]) -> int:
+    text = frame.render(problems, language=language_of(), tool=True)
+    print(mask(frame.printable(text, sys.stderr.encoding)), file=sys.stderr)
+    return 1
+
+
+def _of_disk(error: OSError) -> Problem:
+    """A disk's or folder's refusal in words: full, not allowed, a folder where a file should be."""
+    place = str(error.filename2 or error.filename or say("a file"))
+    if error.errno == errno.ENOSPC:
+        return Problem(place, say("the disk is full."), say("Make room, or write to another disk."))
+    return Problem(place, say("it cannot be read or written: {reason}.", reason=error.strerror or str(error)),
+                   say("Check that it is a file and not a folder, that its folder exists, and that you may write there."))
 
 
 def tell(text: str) -> None:
