@@ -170,7 +170,8 @@ def _flat(path: str) -> str:
     return path.replace(".", "_")
 
 
-_DENOISER_STEMS = ("lora_unet", "oft_unet", "unet", "transformer", "prior", "diffusion_model", "base_model_model")
+_DENOISER_STEMS = ("lora_unet", "oft_unet", "unet", "transformer", "prior", "diffusion_model", "base_model_model", "lycoris",
+                   "lora_transformer")
 
 
 class Names:
@@ -230,6 +231,10 @@ class Names:
         """The module of the original that one of this model's modules is a part of."""
         place = self.places.get(name)
         return self.wholes[place.fused[0]] if place is not None and place.fused else None
+
+    def apart(self, name: str) -> str:
+        """The stem of a part that its file cannot put together with the others: lycoris' own, which ComfyUI knows."""
+        return f"lycoris_{_flat(self.places[name].path)}" if self.whole_of(name) is not None else name
 
     def is_swapped_in(self, stem: str, name: str) -> bool:
         """Whether a stem names the module as the original does, where its halves stand in the other order."""
@@ -315,19 +320,19 @@ def from_kohya(tensors: Mapping[str, torch.Tensor], fmt: FileFormat, names: Name
 def put_together(modules: Modules, names: Names) -> Modules:
     """Modules as the original checkpoint has them: parts of one put together, swapped halves in its order.
 
-    Kinds that are no product of two matrices (LoKr, DoRA's magnitudes) stay under their own names.
+    Kinds of which several do not make one (LoKr, GLoRA, full) stay apart, under ``lycoris_`` and diffusers' path.
     """
     made: Modules = {}
     for name, parts in modules.items():
         whole, kind = names.whole_of(name), str(kind_of(parts))
         if not fused.is_plain(kind, parts) or (kind == "oft" and not is_kohyas_oft(name)):
-            made[name] = parts
+            made[names.apart(name)] = parts
         elif whole is not None:
             found = (modules.get(whole.members.get(first, ""), {}) for first, _ in whole.rows)
             pieces = [p if fused.is_plain(kind, p) else None for p in found]
             stem = f"{'oft' if kind == 'oft' else 'lora'}_unet_{_flat(whole.native)}"
             if not fused.goes_together(pieces):
-                made[name] = parts
+                made[names.apart(name)] = parts
             elif stem not in made:
                 made[stem] = fused.join(kind, pieces, whole.rows)
         else:

@@ -36,6 +36,15 @@ _NOTHING: dict[str, Any] = {
 Arguments = tuple[int | None, float | None, dict[str, Any]]
 
 
+def facts_of_config(module_name: str, args: Mapping[str, str]) -> dict[str, Any]:
+    """What a saved file tells of a configuration file: its dim and alpha in the usual places, and the whole of it."""
+    if "config" not in args or module_name.partition(".")[0] != "lycoris":
+        return {}
+    config = _read_config(Path(args["config"]))
+    sizes = {"ss_network_dim": config.get("linear_dim"), "ss_network_alpha": config.get("linear_alpha")}
+    return {name: value for name, value in sizes.items() if value is not None} | {"ss_lycoris_config": config}
+
+
 def is_lycoris(network: Any) -> bool:
     """Whether a foreign network is lycoris'."""
     return type(network).__module__.partition(".")[0] == "lycoris"
@@ -100,8 +109,10 @@ def _with_config(request: NetworkRequest) -> Arguments:
         return dim, alpha, args
     config = _read_config(Path(file))
     args["preset_table"] = _preset_of_config(config.pop("apply_preset", {}))
-    dim = config.pop("linear_dim", dim)
-    alpha = config.pop("linear_alpha", alpha)
+    dim, alpha = config.pop("linear_dim", dim), config.pop("linear_alpha", alpha)
+    if (dim, alpha) != (request.dim, request.alpha):
+        logger.info("lycoris config: dim %s and alpha %s are taken from %s, not from --network_dim and --network_alpha",
+                    dim, alpha, Path(file).name)
     config.pop("multiplier", None)
     return dim, alpha, {**{k: v for k, v in config.items() if v is not None}, **args}
 

@@ -50,13 +50,21 @@ def is_ours(module_name: str) -> bool:
     return module_name in _OURS
 
 
-def readers(module_name: str, programs: Sequence[str]) -> tuple[str, ...]:
-    """Which of the programs that read a plain LoRA of this model read what this module saves.
+JOINED = PLAIN | {"networks.loha", "networks.oft", "networks.ia3"}
+"""Modules whose adapters of q, k and v make one, where an original checkpoint holds these as one."""
 
-    diffusers' LoRA loaders refuse files of other adapters ("not correctly renamed").
+
+def readers(module_name: str, loads_in: Mapping[str, Sequence[str]], fmt: str) -> tuple[str, ...]:
+    """Which programs read what this module saves in a format; ``loads_in``: those that read a plain LoRA of this model.
+
+    diffusers' LoRA loaders refuse files of other adapters ("not correctly renamed"). Where the original checkpoint fuses
+    layers (``apart`` stands in ``loads_in``), adapters that stay apart have names that fewer programs know.
     """
-    plain = _OURS.get(module_name) in PLAIN
-    return tuple(program for program in programs if plain or program != "diffusers")
+    own, programs = _OURS.get(module_name), tuple(loads_in.get(fmt, ()))
+    if own in PLAIN:
+        return programs
+    known = programs if own in JOINED else tuple(loads_in.get("apart", programs))
+    return tuple(program for program in programs if program in known and program != "diffusers")
 
 
 _OF_KIND = {"lora": "networks.lora", "loha": "networks.loha", "lokr": "networks.lokr", "oft": "networks.oft"}

@@ -38,7 +38,8 @@ SPEC = FamilySpec(
     never_touch=flux1.SPEC.never_touch,
     joint_stream=flux1.SPEC.joint_stream,
     save_formats=("kohya", "comfy", "diffusers"),
-    loads_in={"kohya": ("ComfyUI", "diffusers"), "comfy": ("ComfyUI",), "diffusers": ("diffusers", "ComfyUI")},
+    loads_in={"kohya": ("ComfyUI", "diffusers"), "comfy": ("ComfyUI",), "diffusers": ("diffusers", "ComfyUI"),
+              "apart": ("ComfyUI",)},
     sampling_defaults={"timestep_sampling": "sigmoid"},
     recommended={"timestep_sampling": "sigmoid", "model_prediction_type": "raw"},
 )

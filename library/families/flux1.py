@@ -46,7 +46,8 @@ SPEC = FamilySpec(
     never_touch=(r"add_[qkv]_proj", r"to_add_out", r"_context", r"context_embedder", r"text_embedder"),
     joint_stream=(r"^single_transformer_blocks\.",),
     save_formats=("kohya", "comfy", "diffusers"),
-    loads_in={"kohya": ("ComfyUI", "Forge", "diffusers"), "comfy": ("ComfyUI",), "diffusers": ("diffusers", "ComfyUI")},
+    loads_in={"kohya": ("ComfyUI", "Forge", "diffusers"), "comfy": ("ComfyUI",), "diffusers": ("diffusers", "ComfyUI"),
+              "apart": ("ComfyUI",)},
     sampling_defaults={"timestep_sampling": "flux_shift", "guidance_scale": 1.0},
     recommended={"timestep_sampling": "flux_shift", "model_prediction_type": "raw", "guidance_scale": 1.0},
 )

@@ -36,7 +36,8 @@ SPEC = FamilySpec(
     never_touch=(*flux1.SPEC.never_touch, r"_txt\."),
     joint_stream=(r"^single_transformer_blocks\.",),
     save_formats=("kohya", "comfy", "diffusers"),
-    loads_in={"kohya": ("ComfyUI", "diffusers"), "comfy": ("ComfyUI", "diffusers"), "diffusers": ("diffusers", "ComfyUI")},
+    loads_in={"kohya": ("ComfyUI", "diffusers"), "comfy": ("ComfyUI", "diffusers"), "diffusers": ("diffusers", "ComfyUI"),
+              "apart": ()},
     sampling_defaults={"timestep_sampling": "flux_shift"},
 )
 SYSTEM = ("You are an AI that reasons about image descriptions. You give structured responses focusing on object "

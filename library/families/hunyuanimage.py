@@ -38,7 +38,8 @@ SPEC = FamilySpec(
     never_touch=(*flux1.SPEC.never_touch, r"token_refiner"),
     joint_stream=(r"^single_transformer_blocks\.",),
     save_formats=("kohya", "comfy", "diffusers"),
-    loads_in={"kohya": (), "comfy": ("ComfyUI",), "diffusers": ("diffusers",)},
+    loads_in={"kohya": (), "comfy": ("ComfyUI",), "diffusers": ("diffusers",),
+              "apart": ()},
     sampling_defaults={"discrete_flow_shift": 5.0},
 )  # fmt: skip
 

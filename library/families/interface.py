@@ -87,7 +87,8 @@ class FamilySpec:
     joint_stream: tuple[str, ...] = ()
     save_formats: tuple[str, ...] = ("kohya", "diffusers")
     loads_in: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """save format -> programs that load it."""
+    """save format -> programs that load it; ``apart``, where originals fuse layers: those that know these layers by diffusers'
+    paths (``lycoris_``)."""
     needs: tuple[str, ...] = ()
     sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
     recommended: Mapping[str, Any] = field(default_factory=dict)

@@ -45,7 +45,8 @@ SPEC = FamilySpec(
     never_touch=(r"^context_refiner\.", r"caption_embedder"),
     joint_stream=(r"^layers\.",),
     save_formats=("kohya", "comfy", "diffusers"),
-    loads_in={"kohya": ("ComfyUI",), "comfy": ("ComfyUI",), "diffusers": ("diffusers",)},
+    loads_in={"kohya": ("ComfyUI",), "comfy": ("ComfyUI",), "diffusers": ("diffusers",),
+              "apart": ()},
     sampling_defaults={"timestep_sampling": "shift", "discrete_flow_shift": 6.0},
     recommended={"timestep_sampling": "nextdit_shift"},
 )

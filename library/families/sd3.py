@@ -46,7 +46,8 @@ SPEC = FamilySpec(
     roles=ROLES,
     never_touch=(r"add_[qkv]_proj", r"to_add_out", r"_context", r"context_embedder", r"text_embedder"),
     save_formats=("kohya", "comfy", "diffusers"),
-    loads_in={"kohya": ("ComfyUI",), "comfy": ("ComfyUI",), "diffusers": ("diffusers", "ComfyUI")},
+    loads_in={"kohya": ("ComfyUI",), "comfy": ("ComfyUI",), "diffusers": ("diffusers", "ComfyUI"),
+              "apart": ("ComfyUI",)},
     cond_dropout={
         "clip_l_dropout_rate": (Share("lg_out", 0, CLIP_L), Share("lg_pooled", 0, CLIP_L)),
         "clip_g_dropout_rate": (Share("lg_out", CLIP_L), Share("lg_pooled", CLIP_L)),

@@ -43,7 +43,8 @@ SPEC = FamilySpec(
     never_touch=(r"^context_refiner\.", r"^cap_embedder\."),
     joint_stream=(r"^layers\.",),
     save_formats=("kohya", "comfy", "diffusers"),
-    loads_in={"kohya": ("ComfyUI", "diffusers"), "comfy": ("ComfyUI",), "diffusers": ("diffusers", "ComfyUI")},
+    loads_in={"kohya": ("ComfyUI", "diffusers"), "comfy": ("ComfyUI",), "diffusers": ("diffusers", "ComfyUI"),
+              "apart": ("ComfyUI",)},
     distilled_marks=("turbo",),
     sampling_defaults={"timestep_sampling": "shift", "discrete_flow_shift": 2.0},
 )

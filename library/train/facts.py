@@ -21,6 +21,7 @@ from library.save import hashes
 from library.save.record import DatasetFacts, ModelFacts, RunFacts, SubsetFacts
 from library.util.secrets import mask
 from library.util.version import VERSION
+from networks.lycoris_fixes import facts_of_config
 
 from .loop import Length
 from .state import Fingerprint
@@ -64,7 +65,7 @@ def run_facts(config: RunConfig, model: ModelFacts, plan: DatasetPlan, made: Cre
         session_id=random.SystemRandom().randrange(2**32), started_at=time.time(), model=model,
         datasets=dataset_facts(plan), optimizer=made.metadata, num_batches_per_epoch=length.batches,
         num_epochs=length.epochs, max_train_steps=length.steps, num_validation_images=len(plan.validation),
-        version=VERSION, extra=text_facts(config))
+        version=VERSION, extra=text_facts(config) | facts_of_config(config.network.module, config.network.args))
 
 
 def text_facts(config: RunConfig) -> dict[str, Any]:

@@ -230,7 +230,7 @@ def watch_and_tell(made: Material, family: Family, saving: Saving, argv: list[st
     report = facts.report(config, family, made.plan, argv)
     return Telling(report, trackers.create(start, made.accelerator.is_main_process), saving, sampling, made.length,
                    config.save.output_dir / f"{config.save.output_name}-report",
-                   networks.readers(config.network.module, family.SPEC.loads_in.get(config.save.format, ())))
+                   networks.readers(config.network.module, family.SPEC.loads_in, config.save.format))
 
 
 def watchers(made: Material, saving: Saving, telling: Telling) -> tuple[Idle, ...]:

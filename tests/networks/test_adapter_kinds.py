@@ -163,6 +163,21 @@ def test_max_norm_holds_for_every_kind(kind, args):
 def test_only_plain_loras_are_said_to_load_in_diffusers():
     from networks import registry
 
-    programs = ("ComfyUI", "diffusers")
-    assert registry.readers("networks.lora", programs) == programs
-    assert registry.readers("networks.lokr", programs) == registry.readers("lycoris.kohya", programs) == ("ComfyUI",)
+    programs = {"kohya": ("ComfyUI", "diffusers")}
+    assert registry.readers("networks.lora", programs, "kohya") == programs["kohya"]
+    for module in ("networks.lokr", "networks.loha", "lycoris.kohya"):
+        assert registry.readers(module, programs, "kohya") == ("ComfyUI",)
+
+
+def test_adapters_of_split_layers_are_said_to_load_only_where_their_names_are_known():
+    from library.families import registry as families
+    from networks import registry
+
+    for name in families.names():
+        family = families.get(name)
+        fuses = any(target.fused for target in family.adapter_targets(family.tiny(0)))
+        assert fuses == ("apart" in family.SPEC.loads_in), name
+    loads_in = families.get("lumina2").SPEC.loads_in
+    assert registry.readers("networks.loha", loads_in, "kohya") == ("ComfyUI",)
+    assert registry.readers("networks.lokr", loads_in, "kohya") == registry.readers("lycoris.kohya", loads_in, "comfy") == ()
+    assert registry.readers("networks.lokr", families.get("flux1").SPEC.loads_in, "kohya") == ("ComfyUI",)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from library.util.records import UserError
-from networks import registry
+from networks import lycoris_fixes, registry
 from networks.registry import NetworkRequest
 from networks.targets import derive_targets
 from tests.networks.models import full_size, golden, output, tiny
@@ -272,6 +272,39 @@ def test_slider_configuration_file_adapts_the_paths_it_names(tmp_path, caplog):
     assert len(names) == 2 * blocks + 2 and not network.text_encoder_loras
     assert {"lora_unet_conv_in", "lora_unet_time_embedding_linear_1"} <= names
     assert "module paths, not classes" in caplog.text
+
+
+@pytest.mark.parametrize("algo", ["lokr", "loha", "full"])
+def test_configuration_file_on_a_transformer_holds_saves_and_goes_on(algo, tmp_path, caplog):
+    pytest.importorskip("lycoris")
+    from library.families import registry as families
+
+    config = {"algo": algo, "multiplier": 1.0, "linear_dim": 4, "linear_alpha": 1,
+              "apply_preset": {"target_module": ["to_q", "to_k", "to_v", "to_out.0", "to_qkv"]}}
+    file = tmp_path / "lycoris_config.json"
+    file.write_text(json.dumps(config), encoding="utf-8")
+    args = {"config": str(file)}
+
+    def attached(**more):
+        parts = families.get("flux1").tiny(0)
+        targets = [t for t in families.get("flux1").adapter_targets(parts) if t.root == "denoiser"]
+        request = NetworkRequest(targets, 16, 8.0, args=args, denoiser=parts.denoiser, **more)
+        return registry.attach("lycoris.kohya", request), targets
+
+    with caplog.at_level("INFO"):
+        network, targets = attached()
+    assert "not from --network_dim" in caplog.text
+    assert {a.lora_name for a in network.adapters} == {t.name for t in targets if ".attn.to_" in t.path and "add" not in t.path}
+    assert {a.lora_dim for a in network.adapters if algo != "full"} <= {4}
+    with torch.no_grad():
+        for p in network.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+    network.save_weights(tmp_path / "a.safetensors", None, None)
+    again, _ = attached(weights=tmp_path / "a.safetensors")
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in network.state_dict().items())
+    told = lycoris_fixes.facts_of_config("lycoris.kohya", args)
+    assert (told["ss_network_dim"], told["ss_network_alpha"], told["ss_lycoris_config"]) == (4, 1, config)
+    assert lycoris_fixes.facts_of_config("networks.lora", args) == {}
 
 
 def test_unknown_lycoris_preset_is_answered_with_the_known_ones():

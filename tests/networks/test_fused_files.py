@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from library.families import registry
-from networks import fused, ia3, keys, loha, lora, oft, registry as registry_of_networks
+from networks import fused, ia3, keys, loha, lokr, lora, oft, registry as registry_of_networks
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "data" / "lora_names.json").read_text(encoding="utf-8"))
 FAMILIES = [spec.name for spec in registry.specs() if spec.target_space == "flow"]
@@ -53,6 +53,20 @@ def test_loha_is_put_together_and_taken_apart_exactly_too(family: str) -> None:
     back, unknown = keys.to_kohya(made.file_tensors(), made.names)
     own = keys.group(made.state_dict())
     assert not unknown and all(torch.equal(back[n][k], own[n][k]) for n in own for k in own[n])
+
+
+@pytest.mark.parametrize("fmt", ["kohya", "comfy"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lokr_of_parts_has_the_names_that_lycoris_gives_them_and_comes_back_exactly(family: str, fmt: str) -> None:
+    made = network(family, lokr)
+    written = made.file_tensors(None, fmt)
+    back, unknown = keys.to_kohya(written, made.names)
+    own = keys.group(made.state_dict())
+    assert not unknown and all(torch.equal(back[n][k], own[n][k]) for n in own for k in own[n])
+    stems = {key.split(".lokr")[0].removesuffix(".alpha") for key in written}
+    for adapter in made.adapters:
+        named = f"lycoris_{adapter.target.path.replace('.', '_')}"
+        assert (named in stems) == (adapter.target.fused is not None)
 
 
 def random_part(rows: int, rank: int, alpha: float) -> dict[str, torch.Tensor]:
