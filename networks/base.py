@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from library.util.records import Problem, Target, UserError
-from library.util.tensorfile import read_tensors, write_tensors
-from networks import keys
+from library.util.tensorfile import write_tensors
+from networks import keys, peft_files
 from networks.groups import GroupPlan, param_groups
 from networks.ranks import Rank
 
@@ -410,7 +410,7 @@ class AdapterNetwork(nn.Module):
 
         Raises UserError where it is no such file, or where a module has another rank or size than this network's.
         """
-        return self.load_tensors(read_tensors(file), str(file))
+        return self.load_tensors(peft_files.read(file), str(file))
 
     def load_tensors(self, tensors: Mapping[str, torch.Tensor], source: str = "the file") -> LoadInfo:
         """Load tensors that were read already; ``source`` is what messages call them."""

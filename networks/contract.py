@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from library.util.records import Problem, Target, UserError
-from library.util.tensorfile import read_tensors
-from networks import blocks, keys, ranks, role_dims, role_rates
+from networks import blocks, keys, peft_files, ranks, role_dims, role_rates
 from networks.base import AdapterNetwork, Dropouts, Kind, NetworkPlan
 from networks.groups import GroupPlan
 from networks.lowrank import LowRankOptions
@@ -123,7 +122,7 @@ def functions(kind: Kind) -> tuple[Callable[..., AdapterNetwork], Callable[..., 
 
         Returns the network and the file's tensors. Raises UserError where the file does not fit the model.
         """
-        tensors = dict(weights_sd) if weights_sd is not None else read_tensors(Path(file))
+        tensors = dict(weights_sd) if weights_sd is not None else peft_files.read(file)
         found = targets if targets is not None else derive_targets(text_encoder, unet)
         return build_from_weights(kind, found, tensors, network_args, multiplier, for_inference), tensors
 

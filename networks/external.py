@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from library.util.records import Problem, UserError
-from library.util.tensorfile import read_tensors, write_tensors
-from networks import keys, lycoris_fixes
+from library.util.tensorfile import write_tensors
+from networks import keys, lycoris_fixes, peft_files
 from networks.base import LoadInfo
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def create_foreign_from_weights(module: ModuleType, module_name: str, request: N
     Raises UserError where the module cannot do that.
     """
     create = _function(module, module_name, "create_network_from_weights")
-    tensors = dict(weights) if isinstance(weights, Mapping) else read_tensors(weights)
+    tensors = dict(weights) if isinstance(weights, Mapping) else peft_files.read(weights)
     names = keys.Names.of([*request.targets, *request.extra_targets])
     spelled = spelled_as_modules(tensors, names, request)
     if module_name.partition(".")[0] == "lycoris":
@@ -307,6 +307,8 @@ class ForeignNetwork(nn.Module):
 
         Packages that save other tensors than they hold would fail a strict comparison; it is not asked of them.
         """
+        if lycoris_fixes.is_lycoris(self.inner):
+            lycoris_fixes.before_load(self.adapters, state_dict)
         answer = self.inner.load_state_dict(dict(state_dict), False)
         if lycoris_fixes.is_lycoris(self.inner):
             lycoris_fixes.after_load(self.adapters, state_dict)
@@ -317,7 +319,7 @@ class ForeignNetwork(nn.Module):
 
         Raises UserError where it is no such file or the shapes differ.
         """
-        return self.load_tensors(read_tensors(file), str(file))
+        return self.load_tensors(peft_files.read(file), str(file))
 
     def load_tensors(self, tensors: Mapping[str, torch.Tensor], source: str = "the file") -> LoadInfo:
         """Load tensors that were read already; the adapters must have been applied before."""

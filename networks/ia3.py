@@ -17,8 +17,7 @@ import torch
 from torch import nn
 
 from library.util.records import Problem, Target, UserError
-from library.util.tensorfile import read_tensors
-from networks import keys
+from networks import keys, peft_files
 from networks.base import Adapter, AdapterNetwork, Kind, NetworkPlan, Setup, Strength, readable_weight, sizes_of
 from networks.options import read_options
 from networks.ranks import Rank, RankRequest, plan
@@ -132,7 +131,7 @@ def create_network_from_weights(multiplier: float, file: Path | str | None, vae:
     Returns the network and the file's tensors. Raises UserError where the file does not fit the model.
     """
     options = read_options(IA3Options, network_args, "networks.ia3")
-    tensors = dict(weights_sd) if weights_sd is not None else read_tensors(Path(file))
+    tensors = dict(weights_sd) if weights_sd is not None else peft_files.read(file)
     own = list(targets if targets is not None else derive_targets(text_encoder, unet))
     modules, unknown = keys.to_kohya(tensors, keys.Names.of(own))
     mine = {name: parts for name, parts in modules.items() if _rank_of(parts)}

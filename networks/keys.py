@@ -36,7 +36,7 @@ _KIND_MARKS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("oft", re.compile(r"oft_(blocks|diag)")),
     ("glora", re.compile(r"a1\.weight")),
     ("lora", re.compile(r"lora_(down|up)\.weight")),
-    ("ia3", re.compile(r"(weight|on_input)$")),
+    ("ia3", re.compile(r"on_input$")),
     ("full", re.compile(r"diff(_b)?$")),
     ("norms", re.compile(r"[wb]_norm$")),
 )
@@ -67,6 +67,16 @@ _PREFIXES: tuple[tuple[str, FileFormat], ...] = (
 )
 
 
+_ONLY_IN_PEFT = {"ia3_l": "(IA)^3", "oft_R": "OFT", "boft_R": "BOFT", "vera_lambda": "VeRA", "lora_E": "AdaLoRA", "hra_u": "HRA",
+                 "fourierft_spectrum": "FourierFT", "vblora_": "VB-LoRA", "ranknum": "AdaLoRA", "randlora_": "RandLoRA"}
+"""Part of a key -> the adapter of peft's that it belongs to, with rules or shared matrices that no other program has."""
+
+
+def only_in_peft(names: Iterable[str]) -> str | None:
+    """Name of the adapter that a file holds where only peft runs it, else None."""
+    return next((adapter for name in names for mark, adapter in _ONLY_IN_PEFT.items() if f".{mark}" in name), None)
+
+
 def split_key(key: str) -> tuple[str, str] | None:
     """(stem, kohya's suffix) of a key in any format; None where the key is no adapter's."""
     for pattern, suffix in _SPELLINGS:
@@ -82,8 +92,25 @@ def group(tensors: Mapping[str, torch.Tensor]) -> Modules:
     modules: Modules = {}
     for key, tensor in tensors.items():
         if parts := split_key(key):
-            modules.setdefault(parts[0], {})[parts[1]] = tensor
+            own = tensor if parts[1] != DORA or key.endswith(DORA) else _standing(tensor)
+            modules.setdefault(parts[0], {})[parts[1]] = own
+    for parts in modules.values():
+        if UP in parts and DOWN in parts and parts[UP].dim() == 2 < parts[DOWN].dim():  # lycoris' DyLoRA of a convolution
+            parts[UP] = parts[UP].reshape(*parts[UP].shape, *[1] * (parts[DOWN].dim() - 2))
     return modules
+
+
+def _standing(lengths: torch.Tensor) -> torch.Tensor:
+    """peft's lengths of outputs ([outputs]; of a convolution [1, outputs, 1, 1]) as ``dora_scale`` has them: [outputs, 1, ...]."""
+    return lengths.reshape(-1, *[1] * max(1, lengths.dim() - 1))
+
+
+def lying(stem: str, lengths: torch.Tensor) -> torch.Tensor:
+    """``dora_scale`` as peft has it. Raises UserError for lengths of inputs (lycoris without wd_on_output)."""
+    if lengths.shape[0] == 1 and lengths.numel() > 1:
+        raise UserError(Problem(stem, "its lengths (dora_scale) are the inputs'; diffusers' format knows only the outputs'",
+                                "Keep kohya's format, or train with wd_on_output=True."))
+    return lengths.reshape(1, -1, 1, 1) if lengths.dim() == 4 else lengths.flatten()
 
 
 def flatten(modules: Modules) -> dict[str, torch.Tensor]:
@@ -313,8 +340,13 @@ def from_kohya(tensors: Mapping[str, torch.Tensor], fmt: FileFormat, names: Name
         written[f"{stem}.lora_A.weight"] = down
         written[f"{stem}.lora_B.weight"] = up
         if DORA in parts:
-            written[f"{stem}.lora_magnitude_vector" if fmt == "diffusers" else f"{stem}.dora_scale"] = parts[DORA]
+            written |= lengths_written(stem, parts[DORA], fmt)
     return written
+
+
+def lengths_written(stem: str, lengths: torch.Tensor, fmt: FileFormat) -> dict[str, torch.Tensor]:
+    """The lengths of a DoRA module under the name and in the shape that a format has for them."""
+    return {f"{stem}.lora_magnitude_vector": lying(stem, lengths)} if fmt == "diffusers" else {f"{stem}.dora_scale": lengths}
 
 
 def put_together(modules: Modules, names: Names) -> Modules:

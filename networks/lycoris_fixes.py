@@ -68,8 +68,26 @@ def arguments(request: NetworkRequest) -> Arguments:
 def before_file() -> None:
     """Prepare lycoris for making a network from a file: it first makes one by its last preset and throws it away."""
     from lycoris.kohya import LycorisNetworkKohya
+    from lycoris.modules import IA3Module
 
     LycorisNetworkKohya.apply_preset(_NOTHING)
+    IA3Module.make_module_from_state_dict = classmethod(_ia3_from_file)
+
+
+def _ia3_from_file(cls: Any, name: str, layer: Any, weight: torch.Tensor, on_input: torch.Tensor | None = None) -> Any:
+    """lycoris' own takes no ``on_input``, which it is handed, and so makes no (IA)^3 from a file at all."""
+    module = cls(name, layer, 1, train_on_input=bool(on_input))
+    module.weight.data.copy_(weight)
+    return module
+
+
+def before_load(adapters: Iterable[Any], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put back what a file's changes are added to: a full module that was made from a file holds them already."""
+    for adapter in adapters:
+        if type(adapter).__name__ == "FullModule" and not adapter.is_diff and f"{adapter.lora_name}.diff" in tensors:
+            adapter.weight.data.copy_(adapter.org_weight)
+            if adapter.bias is not None and adapter.org_bias is not None:
+                adapter.bias.data.copy_(adapter.org_bias[0])
 
 
 def merge(adapter: Any, multiplier: float) -> None:

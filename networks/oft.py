@@ -14,8 +14,7 @@ import torch
 from torch import nn
 
 from library.util.records import Problem, Target, UserError
-from library.util.tensorfile import read_tensors
-from networks import keys
+from networks import keys, peft_files
 from networks.base import Adapter, AdapterNetwork, Kind, NetworkPlan, Setup, Strength, sizes_of
 from networks.options import read_options
 from networks.ranks import DEFAULT_DIM, Rank, is_small
@@ -150,7 +149,7 @@ def create_network_from_weights(multiplier: float, file: Path | str | None, vae:
     Returns the network and the file's tensors. Raises UserError where the file does not fit the model.
     """
     options = read_options(OftOptions, network_args, "networks.oft")
-    tensors = dict(weights_sd) if weights_sd is not None else read_tensors(Path(file))
+    tensors = dict(weights_sd) if weights_sd is not None else peft_files.read(file)
     own = named(targets if targets is not None else derive_targets(text_encoder, unet))
     modules, unknown = keys.to_kohya(tensors, keys.Names.of(own))
     ranks = {name: Rank(blocks, alpha if (alpha := keys.alpha_of(parts)) is not None else DEFAULT_BOUND)

@@ -67,7 +67,8 @@ def readers(module_name: str, loads_in: Mapping[str, Sequence[str]], fmt: str) -
     return tuple(program for program in programs if program in known and program != "diffusers")
 
 
-_OF_KIND = {"lora": "networks.lora", "loha": "networks.loha", "lokr": "networks.lokr", "oft": "networks.oft"}
+_OF_KIND = {"lora": "networks.lora", "loha": "networks.loha", "lokr": "networks.lokr", "oft": "networks.oft",
+            "ia3": "networks.ia3"}
 """Kind of adapter in a file -> the module of ours that runs it; lycoris runs the others."""
 
 

@@ -10,6 +10,7 @@ from library.families import blank, registry
 from library.lorafile.file import LoraFile
 from library.util.records import Problem, Target, UserError
 from networks import keys, oft
+from networks.ranks import kernel_of
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +42,26 @@ def family_of(lora: LoraFile) -> str:
         raise UserError(Problem(str(lora.path), f"its modules (such as {next(iter(lora.modules))}) belong to no known model",
                                 f"Known are: {known}."))
     return best
+
+
+WITHOUT_KERNEL = ("loha", "lokr")
+"""Kinds whose matrices may stand for a kernel without telling its size."""
+
+
+def kernels(lora: LoraFile) -> dict[str, tuple[int, ...]]:
+    """Kernel of each convolution of a file whose tensors do not tell it, by the model that it is made for.
+
+    {} where the tensors tell it, or no model that is known here has the file's modules: they are then taken for linear layers.
+    """
+    if not any(keys.kind_of(parts) in WITHOUT_KERNEL for parts in lora.modules.values()):
+        return {}
+    try:
+        targets = targets_of(family_of(lora))
+    except UserError:
+        return {}
+    names, sizes = names_for(lora.modules, targets), {t.name: kernel_of(t) for t in [*targets, *oft.named(targets)]}
+    found = ((stem, names.find(stem)) for stem in lora.modules)
+    return {stem: kernel for stem, name in found if name and (kernel := sizes[name])}
 
 
 def _fitting(lora: LoraFile, targets: Sequence[Target]) -> int:

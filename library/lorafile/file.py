@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from library.save.weights import TensorFile, save
 from library.util.records import Problem, SavedFile, UserError
-from library.util.tensorfile import read_metadata, read_tensors
-from networks import keys
+from library.util.tensorfile import read_metadata
+from networks import keys, peft_files
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +48,7 @@ def read(path: Path | str) -> LoraFile:
     Raises UserError where the file is missing, damaged, or no adapter.
     """
     path = Path(path)
-    tensors = read_tensors(path)
+    tensors = peft_files.read(path)
     identity = keys.identify(tensors)
     if identity.kind is None:
         some = next(iter(tensors), "no tensor at all")
@@ -57,7 +57,7 @@ def read(path: Path | str) -> LoraFile:
     modules = {stem: parts for stem, parts in keys.group(tensors).items() if keys.kind_of(parts)}
     _complete(path, modules)
     known = {key for key in tensors if (split := keys.split_key(key)) and split[0] in modules}
-    metadata = {k: v for k, v in read_metadata(path).items() if k != "format"}
+    metadata = {k: v for k, v in read_metadata(path).items() if k not in ("format", peft_files.HEADER_KEY)}
     return LoraFile(modules, metadata, identity, path, {k: t for k, t in tensors.items() if k not in known})
 
 
@@ -92,7 +92,7 @@ def spelled(modules: keys.Modules, fmt: keys.FileFormat | None) -> dict[str, tor
         down, up = keys.folded(parts)
         written |= {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": up}
         if keys.DORA in parts:
-            written[f"{stem}.lora_magnitude_vector" if fmt == "diffusers" else f"{stem}.dora_scale"] = parts[keys.DORA]
+            written |= keys.lengths_written(stem, parts[keys.DORA], fmt)
     return written
 
 

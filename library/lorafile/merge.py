@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from library.lorafile import kinds, lbw
+from library.lorafile.convert import kernels
 from library.lorafile.factors import RankRule, Svd, thin_svd
 from library.lorafile.file import LoraFile, read
 from library.lorafile.work import each
@@ -26,6 +27,12 @@ class Share:
     lora: LoraFile
     ratio: float
     of_block: Callable[[str], float] = lambda stem: 1.0
+    kernels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of convolutions whose tensors do not tell their kernel."""
+
+    def product(self, stem: str) -> kinds.Product:
+        """What the file has for a module, as two thin factors. Raises UserError for kinds that have none."""
+        return kinds.product(stem, self.lora.modules[stem], self.kernels.get(stem))
 
     def strength(self, stem: str) -> float:
         return self.ratio * self.of_block(stem)
@@ -43,7 +50,8 @@ def shares(models: Sequence[str], ratios: Sequence[float], lbws: Sequence[str] |
     if problems:
         raise UserError(*problems)
     factors = lbw.parse(lbws) if lbws else [lambda stem: 1.0] * len(models)
-    return [Share(read(Path(m)), r, f) for m, r, f in zip(models, ratios, factors, strict=True)]
+    loras = [read(Path(model)) for model in models]
+    return [Share(lora, r, f, kernels(lora)) for lora, r, f in zip(loras, ratios, factors, strict=True)]
 
 
 def stems(every: Sequence[Share]) -> list[str]:
@@ -113,7 +121,7 @@ def summed(stem: str, every: Sequence[Share]) -> kinds.Product:
     """
     import torch
 
-    found = [(s, kinds.product(stem, s.lora.modules[stem])) for s in every if stem in s.lora.modules]
+    found = [(s, s.product(stem)) for s in every if stem in s.lora.modules]
     kernel = max((p.kernel for _, p in found), key=len)
     sizes = {(p.up.shape[0], p.down.shape[1]) for _, p in found}
     if len(sizes) > 1:
@@ -187,8 +195,8 @@ def orthogonal(every: Sequence[Share]) -> list[Share]:
     result = []
     for share in every:
         modules: keys.Modules = {}
-        for stem, parts in share.lora.modules.items():
-            whole = kinds.product(stem, parts)
+        for stem in share.lora.modules:
+            whole = share.product(stem)
             earlier = seen.setdefault(stem, [])
             down = whole.down
             if earlier:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from library.lorafile import kinds
+from library.lorafile.convert import kernels
 from library.lorafile.factors import RankRule, retained, thin_svd
 from library.lorafile.file import LoraFile
 from library.lorafile.work import each
@@ -62,23 +63,25 @@ def resize(lora: LoraFile, request: ResizeRequest) -> tuple[keys.Modules, list[R
     A module of a smaller rank than asked for keeps its rank. LoHa and LoKr become LoRA. Raises UserError for kinds that
     have no thin factors.
     """
+    shapes = kernels(lora)
+
     def one(item: tuple[str, Mapping]) -> tuple[dict, Resized]:
-        return _one(*item, request)
+        return _one(*item, request, shapes.get(item[0]))
 
     done = list(each("resizing", list(lora.modules.items()), one, request.device))
     modules = {stem: parts for stem, (parts, _) in zip(lora.modules, done, strict=True)}
     return modules, [report for _, report in done]
 
 
-def _one(stem: str, parts: Mapping, request: ResizeRequest) -> tuple[dict, Resized]:
+def _one(stem: str, parts: Mapping, request: ResizeRequest, kernel: tuple[int, ...] | None) -> tuple[dict, Resized]:
     carried = {s: parts[s] for s in (keys.DORA, "diff_b") if s in parts}
-    whole = kinds.product(stem, {s: t for s, t in parts.items() if s not in carried})
+    whole = kinds.product(stem, {s: t for s, t in parts.items() if s not in carried}, kernel)
     is_lora = keys.kind_of(parts) == "lora"
     old = keys.rank_of(parts) if is_lora else whole.rank
     # LoRA's own scale stays out of the factors and in alpha, as kohya's tool has it.
     scale = ((keys.alpha_of(parts) or float(old)) / old) if is_lora else 1.0
     svd = thin_svd(whole.up.to(request.device or "cpu") / scale, whole.down.to(request.device or "cpu"))
-    is_conv = is_lora and parts[keys.DOWN].dim() == 4
+    is_conv = bool(whole.kernel)
     rule = request.conv_rank if is_conv else request.rank
     rank = min(rule.rank(svd.values), max(1, min(old, len(svd.values))))
     alpha = scale * rank

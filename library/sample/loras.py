@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from library.families.interface import Family, Parts
-from library.util.tensorfile import read_tensors
-from networks import registry as networks
+from networks import peft_files, registry as networks
 from networks.request import NetworkRequest
 
 Lora = tuple[str | Path, float]
@@ -21,7 +20,7 @@ def create(family: Family, parts: Parts, file: str | Path, strength: float = 1.0
 
     Raises UserError where the file is none of this model's, or of a kind that needs a package that is not installed.
     """
-    tensors = read_tensors(Path(file))
+    tensors = peft_files.read(file)
     request = NetworkRequest(targets=family.adapter_targets(parts), extra_targets=family.extra_targets(parts), vae=parts.vae,
                              text_encoders=parts.text_encoders, denoiser=parts.denoiser, multiplier=strength)
     return networks.create_from_weights(networks.module_of(tensors), request, tensors, for_inference=True)
