@@ -161,6 +161,12 @@ def rank_of(parts: Mapping[str, torch.Tensor]) -> int:
     return int(parts[DOWN].shape[0])
 
 
+def inner_rank(parts: Mapping[str, torch.Tensor]) -> int | None:
+    """Rank of a LoRA, LoHa or LoKr module; None where nothing of it is of low rank."""
+    held = next((parts[name] for name in (DOWN, "hada_w1_b", "lokr_w2_b", "lokr_w1_b") if name in parts), None)
+    return None if held is None else int(held.shape[0])
+
+
 def alpha_of(parts: Mapping[str, torch.Tensor]) -> float | None:
     """Alpha of a module; None where the file gives none (the scale is then 1)."""
     return float(parts[ALPHA]) if ALPHA in parts else None

@@ -59,7 +59,7 @@ def _with_scale(tensors: dict[str, torch.Tensor], config: Mapping[str, Any]) -> 
         own = _Record.of(stem, config)
         if own is None or keys.ALPHA in parts:
             continue
-        rank = _rank(parts)
+        rank = keys.inner_rank(parts)
         scale = own.scale(rank)
         if keys.kind_of(parts) == "lokr" and rank is None:
             # Both matrices are whole: nobody reads an alpha there.
@@ -67,11 +67,6 @@ def _with_scale(tensors: dict[str, torch.Tensor], config: Mapping[str, Any]) -> 
         elif rank is not None:
             added[f"{stem}.{keys.ALPHA}"] = torch.tensor(scale * rank)
     return added
-
-
-def _rank(parts: Mapping[str, torch.Tensor]) -> int | None:
-    held = next((parts[name] for name in (keys.DOWN, "hada_w1_b", "lokr_w2_b", "lokr_w1_b") if name in parts), None)
-    return None if held is None else int(held.shape[0])
 
 
 class _Record:

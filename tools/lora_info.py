@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from library.lorafile import command, examine, file
+from library.lorafile import command, examine, examine_show, file
 from library.util.records import Problem, UserError
 
 
@@ -37,7 +37,7 @@ def compare(one: file.LoraFile, other: file.LoraFile, as_json: bool) -> None:
     found, only_one, only_other = examine.differences(one, other)
     if not found:
         raise UserError(Problem("--compare", f"{one.name} and {other.name} have no module in common",
-                                "Compare files of one architecture and format (networks/convert_lora.py changes the format)."))
+                                "Compare files of one architecture."))
     if as_json:
         command.tell(json.dumps({"modules": [d.__dict__ for d in found], "only_in_first": only_one,
                                  "only_in_second": only_other}))
@@ -58,9 +58,9 @@ def work(args: argparse.Namespace) -> None:
         compare(lora, file.read(args.compare), args.json)
         return
     report = examine.examine(lora, args.device)
-    command.tell(json.dumps(report.as_json(), ensure_ascii=False) if args.json else examine.as_text(report))
+    command.tell(json.dumps(report.as_json(), ensure_ascii=False) if args.json else examine_show.as_text(report))
     if args.picture:
-        examine.picture(report, args.picture)
+        examine_show.picture(report, args.picture)
     if any(layer.fault == "nan" for layer in report.faults):
         raise UserError(Problem(str(lora.path), "the file holds values that are no numbers (NaN)",
                                 "It makes black pictures. Use an earlier save of the run, and a lower learning rate."))

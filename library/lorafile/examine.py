@@ -8,14 +8,16 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from library.lorafile import kinds
+from library.families import registry
+from library.lorafile import convert, kinds
 from library.lorafile.factors import thin_svd
 from library.lorafile.file import LoraFile
 from library.lorafile.work import each
-from networks import keys
+from library.util.records import UserError
+from networks import keys, registry as networks
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +56,9 @@ class Report:
     fmt: str
     dtype: str
     made_for: str
+    """The base model's architecture; what the metadata call it, where they do."""
+    loads_in: Sequence[str]
+    """Programs that read the file."""
     settings: Mapping[str, str]
     words: Sequence[tuple[str, int]]
     """Most frequent tags of the training captions, and trigger phrases, with counts."""
@@ -65,11 +70,11 @@ class Report:
 
     @property
     def blocks(self) -> dict[str, float]:
-        """Block -> norm over its layers."""
+        """Block -> norm over its layers, in the model's order."""
         sums: dict[str, float] = {}
         for layer in self.layers:
             sums[layer.block] = sums.get(layer.block, 0.0) + layer.norm ** 2
-        return {block: math.sqrt(total) for block, total in sums.items()}
+        return {block: math.sqrt(sums[block]) for block in sorted(sums, key=place_of_block)}
 
     def as_json(self) -> dict[str, Any]:
         """The same for programs; norms that are no numbers become null."""
@@ -78,8 +83,11 @@ class Report:
         return json.loads(json.dumps(whole, default=list), parse_constant=lambda name: None)
 
 
-_BLOCK = re.compile(r"((?:input|output|middle|down|up|mid|double|single|joint|transformer|single_transformer)_blocks?"
-                    r"(?:[_.]\d+)?|layers[_.]\d+)")
+ORDER = ("text", "down", "input", "mid", "middle", "double", "context", "noise", "joint", "transformer", "blocks", "layers", "up",
+         "output", "single", "other")
+"""First words of blocks in the order in which a model has them."""
+_BLOCK = re.compile(r"((?:input|output|middle|down|up|mid|double|joint|single_transformer|single|transformer)_blocks?(?:[_.]\d+)?"
+                    r"|(?:noise|context)_refiner[_.]\d+|(?:layers|blocks)[_.]\d+)")
 
 
 def block_of(stem: str) -> str:
@@ -90,6 +98,12 @@ def block_of(stem: str) -> str:
     return f"text {place}" if text else place
 
 
+def place_of_block(block: str) -> tuple[int, int, str]:
+    """A key that sorts blocks as the model has them: text encoder, way down, middle, way up; numbers as numbers."""
+    first, number = re.split(r"[ _.]", block)[0], re.search(r"(\d+)$", block)
+    return ORDER.index(first), int(number[1]) if number else -1, block
+
+
 def examine(lora: LoraFile, device: str | None = None) -> Report:
     """Look at every module of a file."""
     rough = list(each("examining", list(lora.modules.items()), lambda item: _layer(*item, device), device))
@@ -98,10 +112,31 @@ def examine(lora: LoraFile, device: str | None = None) -> Report:
     layers = [layer if layer.fault or layer.norm <= limit else Layer(**{**layer.__dict__, "fault": "exploded"})
               for layer in rough]
     m = lora.metadata
-    made_for = m.get("ss_base_model_version") or m.get("modelspec.architecture") or "not said"
-    settings = {name: m[key] for name, key in SETTINGS.items() if m.get(key) not in (None, "", "None")}
-    return Report(str(lora.path), lora.identity.kind or "", lora.identity.format or "", str(lora.dtype).removeprefix("torch."),
-                  made_for, settings, words_of(m), layers)
+    settings = {name: _without_nothing(m[key]) for name, key in SETTINGS.items() if m.get(key) not in (None, "", "None")}
+    dora = " with DoRA" if any(keys.DORA in parts for parts in lora.modules.values()) else ""
+    return Report(str(lora.path), f"{lora.identity.kind}{dora}", lora.identity.format or "",
+                  str(lora.dtype).removeprefix("torch."), *_made_for(lora), settings, words_of(m), layers)
+
+
+def _made_for(lora: LoraFile) -> tuple[str, tuple[str, ...]]:
+    """The architecture by metadata or by the modules' names and sizes, and the programs that read the file."""
+    told = lora.metadata.get("ss_base_model_version") or lora.metadata.get("modelspec.architecture") or ""
+    try:
+        spec = registry.get(convert.family_of(lora)).SPEC
+    except UserError:
+        return told or "no model that is known here", ()
+    module = networks.module_of(keys.flatten(lora.modules))
+    return f"{spec.title} ({told})" if told else spec.title, networks.readers(module, spec.loads_in, lora.identity.format or "")
+
+
+def _without_nothing(text: str) -> str:
+    """``--network_args`` as metadata hold them, without those that were not given."""
+    if not text.startswith("{"):
+        return text
+    try:
+        return ", ".join(f"{name}={value}" for name, value in json.loads(text).items() if value is not None) or "none"
+    except ValueError:
+        return text
 
 
 SETTINGS = {"name": "ss_output_name", "model": "ss_sd_model_name", "module": "ss_network_module", "dim": "ss_network_dim",
@@ -116,7 +151,7 @@ def _layer(stem: str, parts: Mapping[str, torch.Tensor], device: str | None) -> 
     import torch
 
     kind = str(keys.kind_of(parts))
-    rank = keys.rank_of(parts) if keys.DOWN in parts else None
+    rank = keys.inner_rank(parts)
     alpha = keys.alpha_of(parts)
     if not all(bool(torch.isfinite(t).all()) for t in parts.values()):
         return Layer(stem, kind, rank, alpha, math.nan, None, math.nan, "nan")
@@ -155,8 +190,20 @@ class Difference:
     ratio: float
 
 
+def under_kohyas_names(lora: LoraFile) -> LoraFile:
+    """The file as kohya's format names it. Raises UserError where its model is not known here."""
+    found, _ = convert.for_targets(lora.modules, convert.targets_of(convert.family_of(lora)))
+    return replace(lora, modules=found)
+
+
 def differences(one: LoraFile, other: LoraFile) -> tuple[list[Difference], list[str], list[str]]:
-    """How each common module differs; the stems that only the first has, and that only the second has."""
+    """How each common module differs; the stems that only the first has, and that only the second has.
+
+    Files of two formats are compared under one format's names. Raises UserError for kinds that are no product.
+    """
+    if one.identity.format != other.identity.format:
+        one, other = under_kohyas_names(one), under_kohyas_names(other)
+
     def pair(stem: str) -> Difference:
         a, b = (kinds.product(stem, lora.modules[stem]) for lora in (one, other))
         inner = float(((a.up.T @ b.up) * (a.down @ b.down.T)).double().sum())
@@ -168,43 +215,3 @@ def differences(one: LoraFile, other: LoraFile) -> tuple[list[Difference], list[
     common = [stem for stem in one.modules if stem in other.modules]
     found = list(each("comparing", common, pair))
     return (found, [s for s in one.modules if s not in other.modules], [s for s in other.modules if s not in one.modules])
-
-
-def as_text(report: Report) -> str:
-    """The report as lines for a person."""
-    ranks = Counter(layer.rank for layer in report.layers if layer.rank)
-    lines = [f"{report.path}: {report.kind}, {len(report.layers)} modules, {report.fmt} format, {report.dtype}",
-             f"made for: {report.made_for}"]
-    if ranks:
-        lines.append("rank: " + ", ".join(f"{rank} ({count} modules)" for rank, count in sorted(ranks.items())))
-    lines += [f"{name}: {value}" for name, value in report.settings.items()]
-    if report.words:
-        lines.append("words: " + ", ".join(f"{word} ({count})" if count else word for word, count in report.words))
-    lines += ["", f"{'block':28} {'layers':>6} {'norm':>10} {'effective rank':>14}"]
-    for block, norm in report.blocks.items():
-        own = [layer for layer in report.layers if layer.block == block]
-        used = [layer.effective_rank for layer in own if layer.effective_rank is not None]
-        lines.append(f"{block:28} {len(own):>6} {norm:>10.4f} {statistics.mean(used) if used else math.nan:>14.2f}")
-    counts = Counter(layer.fault for layer in report.faults)
-    lines += ["", "health: " + (", ".join(f"{count} {fault}" for fault, count in counts.items()) if counts else "good")]
-    lines += [f"  {layer.fault:9} {layer.stem} (norm {layer.norm:.4g})" for layer in report.faults[:10]]
-    return "\n".join(lines)
-
-
-def picture(report: Report, path: str) -> None:
-    """Draw norm and effective rank of every block into a picture file."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    blocks = report.blocks
-    figure = Figure(figsize=(max(6, 0.35 * len(blocks)), 6), layout="constrained")
-    FigureCanvasAgg(figure)
-    upper, lower = figure.subplots(2, 1, sharex=True)
-    upper.bar(range(len(blocks)), list(blocks.values()), color="#4477aa")
-    upper.set_ylabel("norm of the change")
-    upper.set_title(report.path.replace("\\", "/").rsplit("/", 1)[-1])
-    used = [[layer.effective_rank or 0.0 for layer in report.layers if layer.block == block] for block in blocks]
-    lower.bar(range(len(blocks)), [statistics.mean(values) for values in used], color="#66aa77")
-    lower.set_ylabel("effective rank")
-    lower.set_xticks(range(len(blocks)), list(blocks), rotation=90, fontsize=7)
-    figure.savefig(path, dpi=110)

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from library.lorafile import examine, file, nested
+from library.lorafile import convert, examine, examine_show, file, nested
 from library.util.records import UserError
 from networks import dylora, keys
 from tests.lorafile import lora_files as made
@@ -32,7 +32,7 @@ def test_dead_exploded_and_nan_layers_are_named(tmp_path):
     extra = {key.replace("blocks_0", "blocks_1"): t for key, t in made.lora(rank=4, seed=5).items()}
     report = examine.examine(file.read(made.saved(tmp_path / "a.safetensors", tensors | extra)))
     assert {layer.stem[-1]: layer.fault for layer in report.faults} == {"q": "dead", "k": "nan", "v": "exploded"}
-    assert "1 dead" in examine.as_text(report)
+    assert "1 dead" in examine_show.as_text(report)
     json.dumps(report.as_json(), allow_nan=False)
 
 
@@ -53,9 +53,41 @@ def test_a_file_and_its_half_differ_in_strength_only(tmp_path):
     assert all(d.cosine == pytest.approx(1, abs=1e-4) and d.ratio == pytest.approx(0.5, rel=1e-4) for d in found)
 
 
+def test_blocks_stand_in_the_models_order():
+    stems = ["lora_unet_up_blocks_1_x", "lora_unet_down_blocks_10_x", "lora_unet_mid_block_x", "lora_unet_conv_in",
+             "lora_te_text_model_encoder_layers_2_x", "lora_unet_down_blocks_2_x", "lora_unet_context_refiner_0_x",
+             "lora_unet_layers_3_x", "diffusion_model.blocks.4.x", "lora_unet_single_transformer_blocks_7_attn_to_q"]
+    blocks = sorted({examine.block_of(stem) for stem in stems}, key=examine.place_of_block)
+    assert blocks == ["text layers.2", "down_blocks.2", "down_blocks.10", "mid_block", "context_refiner.0", "blocks.4", "layers.3",
+                      "up_blocks.1", "single_transformer_blocks.7", "other"]
+
+
+def test_what_a_file_is_for_is_found_out_where_it_does_not_say(tmp_path, monkeypatch):
+    report = examine.examine(file.read(made.saved(tmp_path / "a.safetensors", made.lora(sizes=(320, 320)), {})))
+    assert report.made_for.startswith("Stable Diffusion 1") and "A1111" in report.loads_in
+    told = examine_show.as_text(report).splitlines()
+    assert {"rank: 8", "alpha: 4"} <= set(told) and any(line.startswith("loads in: ComfyUI") for line in told)
+    monkeypatch.setattr(convert, "targets_of", lambda family: ())
+    unknown = {f"lora_unet_nowhere.{suffix}": t for suffix, t in ((keys.DOWN, torch.ones(2, 3)), (keys.UP, torch.ones(3, 2)))}
+    report = examine.examine(file.read(made.saved(tmp_path / "b.safetensors", unknown, {})))
+    assert "no model that is known" in report.made_for and not report.loads_in
+
+
+def test_files_of_two_formats_are_compared_module_by_module(tmp_path):
+    tensors = made.lora(sizes=(320, 320))
+    one = file.read(made.saved(tmp_path / "a.safetensors", tensors))
+    other = file.read(made.saved(tmp_path / "b.safetensors", {
+        key.replace("lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_",
+                    "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_"): t for key, t in tensors.items()
+        if "attn1" in key}))
+    found, only_one, only_other = examine.differences(one, other)
+    assert len(found) == 3 and not only_other and only_one == ["lora_unet_down_blocks_0_resnets_0_conv1"]
+    assert all(d.cosine == pytest.approx(1, abs=1e-4) for d in found)
+
+
 def test_a_picture_is_drawn(tmp_path):
     report = examine.examine(file.read(made.saved(tmp_path / "a.safetensors", made.lora())))
-    examine.picture(report, str(tmp_path / "a.png"))
+    examine_show.picture(report, str(tmp_path / "a.png"))
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
