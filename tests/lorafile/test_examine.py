@@ -38,7 +38,7 @@ def test_dead_exploded_and_nan_layers_are_named(tmp_path):
 
 def test_trigger_words_come_from_metadata(tmp_path):
     metadata = {"ss_tag_frequency": json.dumps({"10_a": {"riho": 30, "smile": 4}, "5_b": {"smile": 2}}),
-                "modelspec.trigger_phrase": "riho style", "ss_learning_rate": "0.0001"}
+                "modelspec.trigger_phrase": "riho style", "ss_learning_rate": "0.0001", "ss_base_model_version": "sd_v1"}
     report = examine.examine(file.read(made.saved(tmp_path / "a.safetensors", made.lora(), metadata)))
     assert report.words == [("riho style", 0), ("riho", 30), ("smile", 6)]
     assert report.settings["learning rate"] == "0.0001"
