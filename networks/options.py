@@ -21,6 +21,14 @@ _TRUE = {"true", "1", "yes", "on"}
 _FALSE = {"false", "0", "no", "off", ""}
 
 
+NOT_HERE = {
+    "train_t5xxl": "T5 gets no adapter here; leave it out: CLIP and the denoiser are trained.",
+    **dict.fromkeys(("ggpo_sigma", "ggpo_beta"), "LoRA-GGPO's disturbed weights are not here; leave both out, or use "
+                    "rank_dropout or --ip_noise_gamma against over-fitting."),
+}
+"""kohya's arguments that no adapter here takes -> the way out. One that is switched off asks for what happens."""
+
+
 def _to_bool(text: str) -> bool:
     word = text.strip().lower()
     if word in _TRUE:
@@ -61,8 +69,11 @@ def read_options(cls: type[Options], args: Mapping[str, Any], module: str) -> Op
     problems: list[Problem] = []
     for name, value in args.items():
         where = f"--network_args {name}={value}"
+        if name not in fields and name in NOT_HERE and str(value).strip().lower() in _FALSE:
+            continue
         if name not in fields:
-            problems.append(Problem(where, f"{module} has no argument {name!r}", _near(name, list(fields))))
+            problems.append(Problem(where, f"{module} has no argument {name!r}",
+                                    NOT_HERE.get(name) or _near(name, list(fields))))
             continue
         if value is None:
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -187,7 +187,8 @@ def orthogonal(every: Sequence[Share]) -> list[Share]:
     """The same files, each without what lies in the directions of those before it, for sliders that share an effect.
 
     Per module, the later file's down rows are projected off the row space of the earlier ones': no input then reaches
-    two of them, so one slider's strength does not turn another.
+    two of them, so one slider's strength does not turn another. Where the earlier ones read every direction of a layer's
+    inputs, nothing is left of the later one there.
     """
     import torch
 
@@ -204,9 +205,18 @@ def orthogonal(every: Sequence[Share]) -> list[Share]:
                 down = down - (down @ basis) @ basis.T
             earlier.append(whole.down)
             modules[stem] = kinds.as_lora((whole.up, down), whole.kernel, float(whole.rank), down.dtype)
-        result.append(Share(LoraFile(modules, share.lora.metadata, share.lora.identity, share.lora.path),
-                            share.ratio, share.of_block))
+        result.append(replace(share, lora=replace(share.lora, modules=modules)))
     return result
+
+
+def overlap(before: Share, after: Share) -> float:
+    """Part of a file's change that ``orthogonal`` took away: of the squared norm over all modules, 0 to 1."""
+    def squares(share: Share) -> float:
+        return sum(float(((p.up.T @ p.up) * (p.down @ p.down.T)).double().sum())
+                   for p in map(share.product, share.lora.modules))
+
+    whole = squares(before)
+    return max(0.0, 1 - squares(after) / whole) if whole else 0.0
 
 
 # ------------------------------------------------------------------------------------------------ what it says of itself

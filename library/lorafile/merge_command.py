@@ -32,7 +32,7 @@ def merge_files(args: argparse.Namespace, lbws: list[str] | None = None) -> None
     output = Output.of(args.save_to, args.save_precision or args.precision, *args.models)
     every = merge.shares(args.models, args.ratios, lbws)
     if args.no_overlap:
-        every = merge.orthogonal(every)
+        every = _without_overlap(every)
     exact = args.concat or args.no_overlap
     modules = merge.concatenated(every) if exact else merge.add_factors(every)
     if args.shuffle:
@@ -41,6 +41,16 @@ def merge_files(args: argparse.Namespace, lbws: list[str] | None = None) -> None
         tell("factors are added as kohya's tool does: a mean of files from one run. For the sum of different LoRAs use "
              "--concat or svd_merge_lora.py.")
     finish(args, every, modules, output)
+
+
+def _without_overlap(every: list[merge.Share]) -> list[merge.Share]:
+    """The files without what earlier ones act on; says how much of each that is."""
+    apart = merge.orthogonal(every)
+    for before, after in list(zip(every, apart, strict=True))[1:]:
+        part = merge.overlap(before, after)
+        tell(f"{before.lora.name}: {part:.1%} of its change acted on what earlier files act on, and was taken out"
+             + ("; little is left of it: give it first, or use --concat" if part > 0.5 else ""))
+    return apart
 
 
 def finish(args: argparse.Namespace, every: list[merge.Share], modules: Mapping, output: Output) -> None:

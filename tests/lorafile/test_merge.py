@@ -104,6 +104,17 @@ def test_sliders_without_overlap_reach_no_input_together(files):
         assert float(second.norm()) > 0.1
 
 
+def test_the_overlap_is_the_part_of_the_change_that_was_taken_out(files):
+    plain = merge.shares([files[0][0], files[1][0]], [1.0, 1.0])
+    apart = merge.orthogonal(plain)
+    squares = [sum(float(made.product(keys.flatten(share.lora.modules), stem).norm() ** 2) for stem in share.lora.modules)
+               for share in (plain[1], apart[1])]
+    assert merge.overlap(plain[1], apart[1]) == pytest.approx(1 - squares[1] / squares[0], abs=1e-5)
+    assert merge.overlap(plain[0], apart[0]) == pytest.approx(0, abs=1e-5)
+    twice = merge.orthogonal([plain[0], plain[0]])
+    assert merge.overlap(plain[0], twice[1]) == pytest.approx(1, abs=1e-5)
+
+
 def test_files_with_nothing_in_common_are_refused(tmp_path, files):
     other = {key.replace("down_blocks_0", "down_blocks_2"): t for key, t in files[0][1].items()}
     path = made.saved(tmp_path / "other.safetensors", other)

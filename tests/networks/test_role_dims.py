@@ -66,6 +66,11 @@ def test_what_cannot_be_done_gets_a_sentence_and_the_way_out(model):
         with pytest.raises(UserError) as error:
             ranks(targets, **args)
         assert words in error.value.problems[0].remedy
+    assert ranks(targets, train_t5xxl="False") == ranks(targets)
+    for args, words in (({"train_t5xxl": "True"}, "T5 gets no adapter"), ({"ggpo_beta": "0.1"}, "leave both out")):
+        with pytest.raises(UserError) as error:
+            ranks(targets, **args)
+        assert words in error.value.problems[0].remedy
     if name == "sd3":
         with pytest.raises(UserError, match="no such layers"):
             ranks(targets, single_dim="4")
