@@ -40,8 +40,8 @@ def _of_disk(error: OSError) -> Problem:
     """A disk's or folder's refusal in words: full, not allowed, a folder where a file should be."""
     place = str(error.filename2 or error.filename or say("a file"))
     if error.errno == errno.ENOSPC:
-        return Problem(place, say("the disk is full."), say("Make room, or write to another disk."))
-    return Problem(place, say("it cannot be read or written: {reason}.", reason=error.strerror or str(error)),
+        return Problem(place, say("The disk is full."), say("Make room, or write to another disk."))
+    return Problem(place, say("It cannot be read or written: {reason}.", reason=error.strerror or str(error)),
                    say("Check that it is a file and not a folder, that its folder exists, and that you may write there."))
 
 

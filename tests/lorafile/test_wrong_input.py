@@ -160,5 +160,5 @@ def test_a_full_disk_is_said_so_and_leaves_what_was_there(capsys, monkeypatch):
     monkeypatch.setattr(Path, "write_bytes", full)
     Path(OUT).touch()
     assert run("networks/resize_lora.py", "--model", GOOD, "--save_to", OUT, "--new_rank", "2") == 1
-    assert "the disk is full" in capsys.readouterr().err
+    assert "The disk is full" in capsys.readouterr().err
     assert sorted(p.name for p in Path().iterdir()) == ["good.safetensors", "model.safetensors", OUT]
