@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+PRIVILEGE_NOT_HELD = 1314
+"""Windows' error number for a symbolic link without Developer Mode or administrator's rights."""
 MOVED = {
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "runwayml/stable-diffusion-inpainting": "stable-diffusion-v1-5/stable-diffusion-inpainting",
@@ -34,7 +36,7 @@ def patiently(ask: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError
 
     try:
-        return ask(*args, **kwargs)
+        return _without_links_where_refused(ask, *args, **kwargs)
     except (EntryNotFoundError, GatedRepoError):
         raise
     except HfHubHTTPError as refused:
@@ -44,6 +46,23 @@ def patiently(ask: Callable[..., T], *args: Any, **kwargs: Any) -> T:
             return ask(*args, token=False, **kwargs)
         except HfHubHTTPError:
             raise refused from None
+
+
+def _without_links_where_refused(ask: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Call, and once more with copies in the cache where Windows grants no symbolic links (no Developer Mode).
+
+    huggingface_hub tries links out in its cache folder first; where they work there and not from drive to drive, this
+    error comes through.
+    """
+    from huggingface_hub import constants
+
+    try:
+        return ask(*args, **kwargs)
+    except OSError as refused:
+        if getattr(refused, "winerror", None) != PRIVILEGE_NOT_HELD:  # an attribute that only Windows gives
+            raise
+        constants.HF_HUB_DISABLE_SYMLINKS = True
+        return ask(*args, **kwargs)
 
 
 def go_offline() -> None:

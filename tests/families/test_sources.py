@@ -70,6 +70,35 @@ def test_a_hub_model_that_was_downloaded_loads_without_connection(
     helpers.assert_same_weights(again.denoiser, tiny.denoiser)
 
 
+@pytest.mark.parametrize("granted", [0, 1])
+def test_a_hub_model_is_downloaded_where_windows_grants_no_symbolic_links(
+    hub: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, granted: int
+) -> None:
+    """``granted``: how many links are made before Windows refuses (huggingface_hub tries one out in its cache folder)."""
+    import os
+
+    import huggingface_hub.constants as constants
+    from huggingface_hub import file_download
+
+    made, refused = [], OSError(22, "A required privilege is not held by the client")
+    refused.winerror = 1314  # type: ignore[attr-defined]
+
+    def link(source: str, target: str, *more: object) -> None:
+        if len(made) >= granted:
+            raise refused
+        made.append(target)
+        Path(target).touch()
+
+    monkeypatch.setattr(os, "symlink", link)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS_WARNING", True)
+    monkeypatch.setattr(file_download, "_are_symlinks_supported_in_dir", {})
+    found = source.locate("someone/tiny", "--pretrained_model_name_or_path", ("unet",))
+    weights = list(found.glob("unet/*.safetensors"))
+    assert len(weights) == 1 and not weights[0].is_symlink() and weights[0].stat().st_size > 1000
+    assert len(made) == granted and constants.HF_HUB_DISABLE_SYMLINKS == bool(granted)
+
+
 def test_an_unknown_hub_id_says_what_to_check(hub: list[str]) -> None:
     assert detect.identify("someone/nothing").kind == "missing"
     with pytest.raises(UserError) as error:
