@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-PRIVILEGE_NOT_HELD = 1314
-"""Windows' error number for a symbolic link without Developer Mode or administrator's rights."""
+PRIVILEGE_NOT_HELD = "WinError 1314"
+"""Windows' error for a symbolic link without Developer Mode or administrator's rights."""
 MOVED = {
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "runwayml/stable-diffusion-inpainting": "stable-diffusion-v1-5/stable-diffusion-inpainting",
@@ -59,7 +59,7 @@ def _without_links_where_refused(ask: Callable[..., T], *args: Any, **kwargs: An
     try:
         return ask(*args, **kwargs)
     except OSError as refused:
-        if getattr(refused, "winerror", None) != PRIVILEGE_NOT_HELD:  # an attribute that only Windows gives
+        if PRIVILEGE_NOT_HELD not in str(refused):
             raise
         constants.HF_HUB_DISABLE_SYMLINKS = True
         return ask(*args, **kwargs)

@@ -80,8 +80,7 @@ def test_a_hub_model_is_downloaded_where_windows_grants_no_symbolic_links(
     import huggingface_hub.constants as constants
     from huggingface_hub import file_download
 
-    made, refused = [], OSError(22, "A required privilege is not held by the client")
-    refused.winerror = 1314  # type: ignore[attr-defined]
+    made, refused = [], OSError("[WinError 1314] A required privilege is not held by the client")
 
     def link(source: str, target: str, *more: object) -> None:
         if len(made) >= granted:
