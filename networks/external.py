@@ -330,6 +330,8 @@ class ForeignNetwork(nn.Module):
         if not loaded:
             raise UserError(Problem(source, "none of its modules belongs to this model and network",
                                     "Use a file of this network module and of this model's architecture."))
+        if lycoris_fixes.is_lycoris(self.inner):
+            lycoris_fixes.before_loading(self.adapters)
         try:
             self.load_state_dict(keys.flatten(loaded), strict=False)
         except RuntimeError as error:

@@ -2,7 +2,8 @@
 
 Found with lycoris-lora 4.1.3: its preset ``full`` names ``time_embedding.linear_1`` twice on a diffusers U-Net (by name
 and by the class it stands in) and stops; its class names know the original code of most transformers, not diffusers'; its
-preset ``ia3`` names modules by their last part, but names are compared with whole paths, so it adapts nothing.
+preset ``ia3`` names modules by their last part, but names are compared with whole paths, so it adapts nothing;
+a full matrix that is made from a file and then loads it holds its change twice.
 """
 
 from __future__ import annotations
@@ -88,6 +89,16 @@ def before_load(adapters: Iterable[Any], tensors: Mapping[str, torch.Tensor]) ->
             adapter.weight.data.copy_(adapter.org_weight)
             if adapter.bias is not None and adapter.org_bias is not None:
                 adapter.bias.data.copy_(adapter.org_bias[0])
+
+
+def before_loading(adapters: Iterable[Any]) -> None:
+    """Take what full matrices have learned back: their loading adds a file's change to what they hold already."""
+    for adapter in adapters:
+        if type(adapter).__name__ != "FullModule":
+            continue
+        for own, first in ((adapter.weight, adapter._org_weight), (adapter.bias, adapter.org_bias)):
+            if own is not None:
+                own.data.copy_(own.new_zeros(own.shape) if adapter.is_diff else first[0])
 
 
 def merge(adapter: Any, multiplier: float) -> None:

@@ -288,8 +288,8 @@ class MachineConfig:
     """Blocks of the denoiser that wait in main memory; more than 0 needs gradient checkpointing."""
 
     @property
-    def denoiser_waits(self) -> bool:
-        """Whether the denoiser is loaded into main memory, because it does not go to the device as it is."""
+    def denoiser_changes(self) -> bool:
+        """Whether the denoiser does not go to the device as it is."""
         return self.blocks_to_swap > 0 or self.base_quantization is not None or self.denoiser_in_8_bits
 
     @property
@@ -415,3 +415,10 @@ class RunConfig:
     """Flag name -> where its value came from: ``default``, ``command line``, ``a.toml:3``, ``checkpoint``, ``scan``."""
     notes: tuple[Problem, ...] = ()
     """What was understood otherwise than written, drawn, mended or left aside; to be shown before the run."""
+
+    @property
+    def denoiser_waits(self) -> bool:
+        """Whether the denoiser is loaded into main memory first: it is made smaller there, or lets text encoders, which are
+        done once the captions are cached, have the device to themselves (not with --lowram: main memory is the shorter one).
+        """
+        return self.machine.denoiser_changes or (self.cache.text and not self.machine.lowram)

@@ -159,6 +159,23 @@ def check_gpu_busy(context: Context) -> Iterator[Problem]:
             )
 
 
+LARGE = 1.5e9
+"""Weights of a denoiser from which on keeping them small, or letting blocks wait, is worth its price."""
+
+
+def _savers_of_weights(context: Context) -> list[str]:
+    """Ways to keep a large denoiser's weights small, or away from the card, as far as they are not in use."""
+    if estimate.model_size(context).denoiser < LARGE:
+        return []
+    kept = estimate.kept_small(context)
+    savers = ["--fp8_base"] if kept is None else ["--base_quantization nf4"] if kept != "nf4" else []
+    if not context.flag("blocks_to_swap") and not context.flag("torch_compile"):
+        gpus, size = context.machine.gpus, estimate.model_size(context)
+        count = estimate.blocks_to_swap(context, gpus[0].total) if gpus else None
+        savers.append(f"--blocks_to_swap {count or size.blocks // 2}")
+    return savers
+
+
 def savers_left(context: Context) -> list[str]:
     """Options that save GPU memory and are not in use yet, the cheapest in quality and time first."""
     savers = []
@@ -170,6 +187,7 @@ def savers_left(context: Context) -> list[str]:
         savers.append("--train_batch_size 1")
     if (context.flag("mixed_precision") or "no") == "no":
         savers.append("--mixed_precision fp16")
+    savers += _savers_of_weights(context)
     if context.flag("cache_text_encoder_outputs") is False and not context.flag("shuffle_caption"):
         savers.append("--cache_text_encoder_outputs --network_train_unet_only")
     elif not context.flag("network_train_unet_only"):

@@ -69,7 +69,7 @@ def _deepspeed(config: RunConfig) -> Any:
 
 def load(config: RunConfig, family: Family, device: torch.device, precision: Precision) -> Parts:
     """Load the base model, frozen and in evaluation mode, on ``device``; ``settle`` takes a denoiser there that waits."""
-    model, waits = config.model, config.machine.denoiser_waits
+    model, waits = config.model, config.denoiser_waits
     options = families.make_options(family, model.options | {
         "clip_skip": model.clip_skip, "max_token_length": model.max_token_length,
         "weighted_captions": model.weighted_captions, "resolutions": tuple(part.resolution for part in config.data.parts),
@@ -85,7 +85,7 @@ def load(config: RunConfig, family: Family, device: torch.device, precision: Pre
 
 
 def settle(machine: MachineConfig, denoiser: Any, device: torch.device) -> None:
-    """Make a frozen denoiser that waits on the CPU as small as was asked for, and put it on the device, or most of it.
+    """Make a frozen denoiser as small as was asked for, and put it on the device, or most of it.
 
     The adapter is on it already: its first weights, and what is merged before, need the weights as they are.
     """
@@ -93,7 +93,7 @@ def settle(machine: MachineConfig, denoiser: Any, device: torch.device) -> None:
         quantised.quantise(denoiser, machine.base_quantization, device)
     if machine.blocks_to_swap:
         swapping.swap(denoiser, machine.blocks_to_swap, device)
-    elif machine.denoiser_waits:
+    else:
         denoiser.to(device)
 
 

@@ -415,6 +415,13 @@ def test_scaled_8_bits_are_a_quantisation_of_the_base():
     assert (config.machine.base_quantization, config.machine.denoiser_in_8_bits) == ("fp8", False)
 
 
+@pytest.mark.parametrize(("argv", "waits"), [
+    ((), False), (("--fp8_base",), True), (("--blocks_to_swap=2",), True), (("--base_quantization=int8",), True),
+    (("--cache_text_encoder_outputs",), True), (("--cache_text_encoder_outputs", "--lowram"), False)])
+def test_the_denoiser_waits_in_main_memory_while_it_is_made_smaller_or_captions_are_encoded(argv, waits):
+    assert resolved(list(argv)).denoiser_waits == waits
+
+
 def test_every_recommended_setting_is_an_option_of_its_family():
     for name in registry.names():
         family = registry.get(name)

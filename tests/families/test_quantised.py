@@ -78,7 +78,8 @@ def test_weights_of_fp8_base_are_8_bits_wide_before_they_reach_the_device(monkey
     family, device, asked = registry.get("flux1"), torch.device("meta"), []
     machine = MachineConfig(fp8_base=True)
     model = SimpleNamespace(options={}, clip_skip=None, max_token_length=None, weighted_captions=False, source="", vae=None)
-    config = SimpleNamespace(model=model, machine=machine, data=SimpleNamespace(parts=()), network=SimpleNamespace(args={}))
+    config = SimpleNamespace(model=model, machine=machine, data=SimpleNamespace(parts=()), network=SimpleNamespace(args={}),
+                             denoiser_waits=machine.denoiser_changes)  # fmt: skip
     monkeypatch.setattr(family, "load", lambda request: asked.append(request) or family.tiny(0))
     parts = prepare.load(config, family, device, decide_precision(machine, False))
     assert asked[0].device == "cpu" and parts.vae.device == device and parts.denoiser.device.type == "cpu"

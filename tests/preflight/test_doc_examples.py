@@ -17,11 +17,11 @@ from library.config.toml_file import read_command
 from library.data.plan import ScanRules
 from library.data.scan import scan
 from library.families.registry import by_script, get
-from library.preflight.machine import Machine
+from library.preflight.machine import GIB, Machine
 from library.preflight.registry import context_of, later, run
 from tests.test_docs import BLOCK, PAGES, ROOT
 
-from .cases import state
+from .cases import card, state
 from .world import SD1, World, write_folder, write_picture, write_safetensors
 
 COMMAND = re.compile(r"(?:accelerate launch|python) (?:--\S+ )*(\w*train_network\.py) (--[^`]*)")
@@ -74,7 +74,11 @@ def test_a_command_of_the_documentation_meets_no_warning(place: Path, script: st
     flags = read_command(words, script)
     config = resolve(flags, lambda source, flags: Detected(family.SPEC.name))
     plan = scan(config.data, ScanRules())
-    context = replace(later(context_of(flags, Machine.fake()), config, plan), cwd=place)
+    model = Path(flags["pretrained_model_name_or_path"])
+    if family is get("sd1") and model.suffix == ".safetensors" and not model.exists():
+        write_safetensors(model, SD1)
+    machine = Machine.fake() if page.name != "architectures.md" else Machine.fake(**card(total=24, free=24), memory_free=96 * GIB)
+    context = replace(later(context_of(flags, machine), config, plan), cwd=place)
     levels = ("words", "files", "data", "machine") if family is get("sd1") else ("words", "data", "machine")
     found = run(context, levels)  # the model file here is of SD 1
     assert [p for p in [*found, *plan.problems] if p.severity != "note"] == []
