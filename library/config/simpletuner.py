@@ -52,17 +52,19 @@ def convert(backends: Any) -> Converted:
 
 
 def _one(name: str, backend: Mapping[str, Any], found: Converted) -> None:
-    found.left_out += [f"{name}: {key} has no counterpart here." for key in backend if key not in QUIET]
+    unknown = [key for key in backend if key not in QUIET]
+    if unknown:
+        found.left_out.append(f"{name}: {', '.join(unknown)} {'has' if len(unknown) == 1 else 'have'} no counterpart here.")
     side = _side(backend)
     folder = str(backend["instance_data_dir"]).replace("\\", "/")
     found.lines += ["", "[[datasets]]", f"# {name}", f"resolution = {side}", "enable_bucket = true", "", "[[datasets.subsets]]",
                     f"image_dir = {_quoted(folder)}", f"num_repeats = {int(backend.get('repeats', 0)) + 1}"]
     strategy = backend.get("caption_strategy", "filename")
-    if strategy == "textfile":
-        found.lines.append('caption_extension = ".txt"')
-    elif strategy == "instanceprompt":
+    if strategy == "instanceprompt":
         found.lines.append(f"class_tokens = {_quoted(str(backend.get('instance_prompt', '')))}")
     else:
+        found.lines.append('caption_extension = ".txt"')
+    if strategy not in ("textfile", "instanceprompt"):
         found.left_out.append(f"{name}: captions by {strategy} are not read here; write a .txt file beside each picture.")
     if backend.get("is_regularisation_data") or backend.get("is_regularization_data"):
         found.lines.append("is_reg = true")

@@ -33,6 +33,8 @@ from .session import Precision, Session, decide_precision, loss_functions, noise
 log = logging.getLogger(__name__)
 PATTERNS = "include_patterns"
 """Word of --network_args that names modules one by one; it wins over a preset."""
+OWN_CHOICE = (PATTERNS, "preset", "config")
+"""Words of --network_args by which an adapter's package chooses modules itself, which wins too."""
 DTYPE_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
@@ -135,7 +137,8 @@ def attach(config: RunConfig, family: Family, parts: Parts) -> Any:
     found = chosen_targets(config, family, parts)
     network = networks.attach(settings.module, network_request(config, family, parts, found))
     if settings.targets is not None:
-        tell_targets(settings, family, found, network)
+        own = any(word in settings.args for word in OWN_CHOICE)
+        tell_targets(settings, family, targets.denoiser_targets(family, parts) if own else found, network)
     eight_bit.apply(config.machine, parts)  # last: merging and first weights need the weights as they are
     return network
 
@@ -155,10 +158,10 @@ def chosen_targets(config: RunConfig, family: Family, parts: Parts) -> list[Targ
 
 
 def tell_targets(settings: NetworkConfig, family: Family, found: list[Target], network: Any) -> None:
-    """Say which of the modules that a preset names carry the adapter now."""
+    """Say which modules of the denoiser carry the adapter now, and by which word they were chosen."""
     adapted = {adapter.lora_name for adapter in network.adapters}
+    word = next((own for own in OWN_CHOICE if own in settings.args), settings.targets)
     carried = [target for target in found if target.name in adapted and target.root == "denoiser"]
-    word = PATTERNS if PATTERNS in settings.args else settings.targets
     log.info("--slider_lora_target %s", targets.described(word, carried))
     if shared := targets.shared_with_text(family.SPEC, carried):
         log.info("%d of these layers read words and picture with the same weights: text is left alone only as far as that goes",

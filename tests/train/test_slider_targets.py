@@ -1,5 +1,6 @@
 """Where a slider's LoRA goes, from the flag or the settings file to the modules that carry it."""
 
+import json
 import logging
 
 import pytest
@@ -78,3 +79,15 @@ def test_a_preset_of_lycoris_own_wins_over_ours(tiny):
                              args={"algo": "lora", "preset": "full"}, text_encoders=parts.text_encoders, denoiser=parts.denoiser)
     network = networks.create("lycoris.kohya", request)
     assert any("attn2" in adapter.lora_name for adapter in network.adapters)
+
+
+def test_the_log_counts_what_a_configuration_of_lycoris_chose_itself(train, caplog, tmp_path):
+    """The example of SimpleTuner's slider guide: module paths where lycoris wants classes are taken as what they mean."""
+    pytest.importorskip("lycoris")
+    file = tmp_path / "lycoris_config.json"
+    file.write_text(json.dumps({"algo": "lokr", "multiplier": 1.0, "linear_dim": 4, "linear_alpha": 1, "apply_preset": {
+        "target_module": ["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "conv_in", "conv_out",
+                          "time_embedding.linear_1", "time_embedding.linear_2"]}}), encoding="utf-8")
+    names, told = carried(train, caplog, "config", network_module="lycoris.kohya", network_args=f"config={file}")
+    assert len(names) == 44 and not any("attn2" in name for name in names)
+    assert "--slider_lora_target config: 42 Linear, 2 Conv2d in 10 blocks, 4 of them outside the blocks" in told
