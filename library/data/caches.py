@@ -146,8 +146,8 @@ def _missing(plan: DatasetPlan, items: list[Item], options: LatentOptions) -> It
                 stale.append(item.path)
             yield item
     if stale:
-        log.warning("%d cached latents were out of date or broken and are made again (%s)", len(stale),
-                    ", ".join(path.name for path in stale[:3]))
+        log.warning(say("{count:cached latent was|cached latents were} out of date or broken; made again ({names}).",
+                        count=len(stale), names=[path.name for path in stale[:3]]))
 
 
 def _names(item: Item, options: LatentOptions) -> tuple[tuple[int, int], str]:

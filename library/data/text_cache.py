@@ -179,7 +179,7 @@ def _is_valid(item: Item, text: str, options: TextOptions) -> bool:
             if any(name not in arrays for name in options.names.values()):
                 return False
             if made_by_another(arrays, MAKER, options.maker):
-                log.warning("the cached conditioning %s is another model's and is made again", file.name)
+                log.warning(say("The cached conditioning {name} is another model's and is made again.", name=file.name))
                 return False
             if CAPTION in arrays:
                 valid = str(arrays[CAPTION]) == text
@@ -188,7 +188,7 @@ def _is_valid(item: Item, text: str, options: TextOptions) -> bool:
     except BROKEN:
         valid = False
     if not valid:
-        log.warning("the cached conditioning %s is out of date or broken and is made again", file.name)
+        log.warning(say("The cached conditioning {name} is out of date or broken and is made again.", name=file.name))
     return valid
 
 

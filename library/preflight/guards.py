@@ -16,6 +16,7 @@ from typing import Any
 from library.preflight.estimate import shown_bytes
 from library.preflight.registry import problem_of
 from library.util.records import Problem
+from library.util.said import say
 
 
 @dataclass
@@ -47,7 +48,7 @@ class LossGuard:
             value=value,
             count=self.bad,
             step=step,
-            first=first_bad() or "loss",
+            first=first_bad() or say("the loss itself; all weights are still numbers"),
             file=last_good,
             rate=f"{self.rate:g}",
         )

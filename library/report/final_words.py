@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from library.report.record import RunReport
+from library.util.said import say
 
 FEWEST = 10
 """Steps in a tenth of the run below which its mean loss says more about the noise drawn than about learning."""
@@ -11,17 +12,18 @@ FEWEST = 10
 def final_words(report: RunReport) -> list[str]:
     """Lines for the console, made for reading: files, pictures, loss, next step."""
     lines = [""]
-    end = f"{report.name}: {report.steps} steps in {duration(report.seconds)}"
-    lines.append(f"{end}, stopped early: {report.stopped}" if report.stopped else f"{end}, done.")
+    done = {"name": report.name, "steps": report.steps, "time": duration(report.seconds)}
+    lines.append(say("{name}: {steps:step|steps} in {time}, stopped early: {stopped}", **done, stopped=report.stopped)
+                 if report.stopped else say("{name}: {steps:step|steps} in {time}, done.", **done))  # fmt: skip
     lines += _loss(report)
-    lines += [f"  {line}" for line in report.diagnosis]
+    lines += [say("  {line}", line=line) for line in report.diagnosis]
     lines += _files(report)
     for title, path in report.pictures.items():
-        lines.append(f"  {title}: {path}")
+        lines.append(say("  {title}: {path}", title=say(title), path=path))
     if report.states:
-        lines.append(f"  state to go on from: {report.states[-1]}   (--resume)")
+        lines.append(say("  state to go on from: {state}   (--resume)", state=report.states[-1]))
     if report.warnings:
-        lines.append(f"  warnings: {len(report.warnings)}, written above and in the report")
+        lines.append(say("  warnings: {count}, written above and in the report", count=len(report.warnings)))
     return lines + _next(report)
 
 
@@ -30,22 +32,23 @@ def _loss(report: RunReport) -> list[str]:
     if count < FEWEST:
         return []
     first, last = sum(report.losses[:count]) / count, sum(report.losses[-count:]) / count
-    word = "fell" if last < first else "rose"
-    return [f"  mean loss {word} from {first:.4f} (first tenth) to {last:.4f} (last tenth)"]
+    return [say("  mean loss fell from {first:.4f} (first tenth) to {last:.4f} (last tenth)" if last < first
+                else "  mean loss rose from {first:.4f} (first tenth) to {last:.4f} (last tenth)", first=first, last=last)]
 
 
 def _files(report: RunReport) -> list[str]:
     if not report.files:
-        return ["  no file was saved"]
+        return [say("  no file was saved")]
     last = report.files[-1]
-    lines = [f"  LoRA: {last.path} ({size(last.bytes)})"]
+    lines: list[str] = [say("  LoRA: {path} ({size})", path=last.path, size=size(last.bytes))]
     if last.loads_in:
-        lines.append("  loads in: " + ", ".join(last.loads_in))
+        lines.append(say("  loads in: {programs}", programs=list(last.loads_in)))
     if report.text_ignored_by:
-        lines.append(f"  left out by {', '.join(report.text_ignored_by)}: what was learned in the text encoder; pictures there "
-                     "differ from the samples (--network_train_unet_only trains none of it)")
+        lines.append(say("  left out by {programs}: what was learned in the text encoder; pictures there differ from the samples "
+                         "(--network_train_unet_only trains none of it)", programs=list(report.text_ignored_by)))  # fmt: skip
     if len(report.files) > 1:
-        lines.append(f"  and {len(report.files) - 1} earlier files in {report.output_dir}")
+        lines.append(say("  and {count:earlier file|earlier files} in {folder}", count=len(report.files) - 1,
+                         folder=report.output_dir))  # fmt: skip
     return lines
 
 
@@ -53,10 +56,12 @@ def _next(report: RunReport) -> list[str]:
     if not report.files:
         return []
     last = report.files[-1]
-    advice = (f" or <lora:{last.path.stem}:-1> in a prompt; less does less" if report.slides
-              else " in a prompt; try 0.6 to 0.8 where it is too strong")
-    words = f"Next: copy {last.path.name} into your image program's LoRA folder and write <lora:{last.path.stem}:1>{advice}"
-    return [words + (", or an earlier file." if len(report.files) > 1 else ".")]
+    advice = say("{how} or <lora:{stem}:-1> in a prompt; less does less" if report.slides
+                 else "{how} in a prompt; try 0.6 to 0.8 where it is too strong", how=f"<lora:{last.path.stem}:1>",
+                 stem=last.path.stem)  # fmt: skip
+    return [say("Next: copy {file} into your image program's LoRA folder and write {advice}, or an earlier file."
+                if len(report.files) > 1 else "Next: copy {file} into your image program's LoRA folder and write {advice}.",
+                file=last.path.name, advice=advice)]
 
 
 def duration(seconds: float) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from library.config.run_config import LogConfig
 from library.util.packages import installed
 from library.util.records import Problem, UserError
+from library.util.said import say
 from library.util.secrets import mask
 
 DEFAULT_NAME = "network_train"
@@ -86,7 +87,7 @@ class Wandb:
                 wandb.login(key=key)
             self.run = wandb.init(**({"project": project, "config": dict(config)} | dict(arguments)))
         except (wandb.errors.Error, ValueError) as error:
-            raise UserError(Problem("--log_with", f"wandb does not start: {mask(str(error))}",
+            raise UserError(Problem("--log_with", say("wandb does not start: {error}", error=mask(str(error))),
                                     "Log in once with: wandb login (or set WANDB_API_KEY; WANDB_MODE=offline keeps the "
                                     "figures here), or leave --log_with out.", check="trackers")) from error
         for axis in ("epoch", "val_step", "global_step"):
@@ -173,10 +174,24 @@ def problems(log: LogConfig) -> list[Problem]:
     """What keeps the trackers from starting: no folder for TensorBoard, a package that is not installed."""
     found = []
     if "tensorboard" in chosen(log) and log.logging_dir is None:
-        found.append(Problem("--logging_dir", f"is needed by --log_with {log.log_with}", "Set --logging_dir logs.",
-                             check="trackers"))
-    found += [Problem("--log_with", f"{name} is not installed", f"Run: python -m pip install {name}", check="trackers")
-              for name in chosen(log) if not installed(name)]
+        found.append(
+            Problem(
+                "--logging_dir",
+                say("--log_with {log_with} needs a folder for its files.", log_with=log.log_with),
+                "Set --logging_dir logs.",
+                check="trackers",
+            )
+        )
+    found += [
+        Problem(
+            "--log_with",
+            say("{name} is not installed.", name=name),
+            say("Run: python -m pip install {name}", name=name),
+            check="trackers",
+        )
+        for name in chosen(log)
+        if not installed(name)
+    ]
     return found
 
 

@@ -19,6 +19,7 @@ from library.sample.jobs import SampleOptions, fill, jobs
 from library.sample.prompts import PromptLine
 from library.sample.undisturbed import undisturbed
 from library.util.records import Cond
+from library.util.said import say
 from library.util.secrets import mask
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def draw_samples(family: Family, parts: Parts, lines: Sequence[PromptLine], opti
     """Draw the pictures of ``lines`` into ``sample/`` under kohya's names and say where they are."""
     folder = place.folder / "sample"
     folder.mkdir(parents=True, exist_ok=True)
-    log.info("drawing %d sample pictures at step %d", len(lines), place.step)
+    log.info(say("drawing {count:sample picture|sample pictures} at step {step}", count=len(lines), step=place.step))
     written: dict[int, Drawn] = {}
 
     def write(position: int, picture: Image.Image) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from library.util.near import near
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 FLAG = "--sample_prompts"
 log = logging.getLogger(__name__)
@@ -114,8 +115,8 @@ def parse_line(text: str, where: str = FLAG) -> PromptLine:
         try:
             values[option.field] = option.read(value.strip())
         except ValueError:
-            problems.append(_complain(where, f'--{name} cannot be "{value.strip()}"',
-                                      f"Write for example {option.example}"))
+            problems.append(_complain(where, say('--{name} cannot be "{value}".', name=name, value=value.strip()),
+                                      say("Write for example {example}.", example=option.example)))
     if problems:
         raise UserError(*problems)
     return PromptLine(prompt.strip(), **values)
@@ -131,12 +132,14 @@ def _from_table(table: Mapping[str, Any], where: str) -> PromptLine:
     for key, value in table.items():
         field = LONG_NAMES.get(key)
         if field is None:
-            problems.append(_complain(where, f'there is no prompt setting "{key}"', near(key, LONG_NAMES)))
+            problems.append(_complain(where, say('There is no prompt setting "{key}".', key=key), near(key, LONG_NAMES)))
         elif value is not None and value != "" and field != "index":
             try:
                 values[field] = READERS[field](str(value))
             except ValueError:
-                problems.append(_complain(where, f"{key} cannot be {value!r}", "Write a number without quotes."))
+                problems.append(
+                    _complain(where, say("{key} cannot be {value!r}.", key=key, value=value), "Write a number without quotes.")
+                )
     if problems:
         raise UserError(*problems)
     return PromptLine(**({"prompt": ""} | values))
@@ -147,7 +150,7 @@ def _from_entry(entry: Any, where: str) -> PromptLine:
         return parse_line(entry, where)
     if isinstance(entry, Mapping):
         return _from_table(entry, where)
-    raise UserError(_complain(where, f"a prompt is a line of text or a table, not {entry!r}",
+    raise UserError(_complain(where, say("A prompt is a line of text or a table, not {entry!r}.", entry=entry),
                               'Write for example {"prompt": "a cat", "seed": 42}.'))
 
 
@@ -191,17 +194,21 @@ def read_prompts(path: Path | str) -> tuple[PromptLine, ...]:
     path = Path(path)
     split = ENTRIES.get(path.suffix.lower())
     if split is None:
-        raise UserError(_complain(FLAG, f"{path} is no .txt, .toml or .json file",
+        raise UserError(_complain(FLAG, say("{path} is no .txt, .toml or .json file.", path=path),
                                   "Write one prompt a line in a .txt file."))
     try:
         entries = split(path.read_text(encoding="utf-8-sig"), path)
     except OSError as error:
-        raise UserError(_complain(FLAG, f"cannot read {path} ({error.strerror})", "Check the path.")) from error
+        raise UserError(
+            _complain(FLAG, say("Cannot read {path} ({reason}).", path=path, reason=error.strerror), "Check the path.")
+        ) from error
     except UnicodeDecodeError as error:
-        raise UserError(_complain(FLAG, f"{path} is not written in UTF-8",
+        raise UserError(_complain(FLAG, say("{path} is not written in UTF-8.", path=path),
                                   "Save it as UTF-8 in your editor.")) from error
     except ValueError as error:
-        raise UserError(_complain(FLAG, f"{path} cannot be read: {error}", "Mend the file at that place.")) from error
+        raise UserError(
+            _complain(FLAG, say("{path} cannot be read: {error}", path=path, error=error), "Mend the file at that place.")
+        ) from error
     lines, problems = [], []
     for index, (where, name, entry) in enumerate(entries):
         try:
@@ -209,7 +216,7 @@ def read_prompts(path: Path | str) -> tuple[PromptLine, ...]:
         except UserError as error:
             problems += error.problems
     if not entries:
-        problems.append(_complain(FLAG, f"{path} holds no prompt", "Write one prompt a line."))
+        problems.append(_complain(FLAG, say("{path} holds no prompt.", path=path), "Write one prompt a line."))
     if problems:
         raise UserError(*problems)
     return tuple(lines)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from library.util.near import near
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +69,7 @@ def find(name: str) -> Sampler:
     """Look a sampler up; UserError with the near names."""
     sampler = SAMPLERS.get(name.strip().lower())
     if sampler is None:
-        raise UserError(Problem(FLAG, f'there is no sampler "{name}"', near(name, SAMPLERS), check="sampler"))
+        raise UserError(Problem(FLAG, say('There is no sampler "{name}".', name=name), near(name, SAMPLERS), check="sampler"))
     return sampler
 
 

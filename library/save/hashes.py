@@ -39,7 +39,7 @@ def model_hash_short(path: Path | str) -> str:
 def _existing(path: Path | str) -> Path:
     path = Path(path)
     if not path.exists():
-        raise UserError(Problem(str(path), "there is no such file or folder", "Check the path."))
+        raise UserError(Problem(str(path), "There is no such file or folder.", "Check the path."))
     return path
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from library.config.run_config import HubConfig
 from library.util.records import Problem, UserError
+from library.util.said import say
 from library.util.secrets import mask
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class StatePlace:
         user, _, inner = place.partition("/")
         repo, _, folder = inner.partition("/")
         if not (user and repo and folder) or len(rest) > 2:
-            raise UserError(Problem("--resume", f'"{typed}" names no state on the hub.',
+            raise UserError(Problem("--resume", say('"{typed}" names no state on the hub.', typed=typed),
                                     "With --resume_from_huggingface write user/repository/folder, or "
                                     "user/repository/folder:revision."))
         return cls(f"{user}/{repo}", folder.strip("/"), *rest)
@@ -55,13 +56,26 @@ def fetch_state(typed: str, token: str | None = None) -> Path:
         root = snapshot_download(place.repo_id, revision=place.revision, repo_type=place.repo_type, token=token,
                                  allow_patterns=f"{place.folder}/**")
     except Exception as error:
-        raise UserError(Problem(f"--resume {typed}", f"the hub did not give it ({type(error).__name__}: "
-                                f"{mask(str(error)).splitlines()[0]})", "Check name and token, or download the folder "
-                                "and give its path without --resume_from_huggingface.")) from error
+        raise UserError(
+            Problem(
+                f"--resume {typed}",
+                say(
+                    "The hub did not give it ({kind}: {reason}).",
+                    kind=type(error).__name__,
+                    reason=mask(str(error)).splitlines()[0],
+                ),
+                "Check name and token, or download the folder and give its path without --resume_from_huggingface.",
+            )
+        ) from error
     folder = Path(root) / place.folder
     if not folder.is_dir():
-        raise UserError(Problem(f"--resume {typed}", f"{place.repo_id} has no folder {place.folder}.",
-                                "Look at the repository's files for its name."))
+        raise UserError(
+            Problem(
+                f"--resume {typed}",
+                say("{repo_id} has no folder {folder}.", repo_id=place.repo_id, folder=place.folder),
+                "Look at the repository's files for its name.",
+            )
+        )
     return folder
 
 
@@ -119,7 +133,11 @@ class Uploader:
             logger.info("uploaded %s to %s", path.name, self._config.repo_id)
 
     def _refused(self, error: Exception) -> UserError:
-        return UserError(Problem(f"--huggingface_repo_id {self._config.repo_id}", "the hub refused it "
-                                 f"({type(error).__name__}: {mask(str(error)).splitlines()[0]})",
-                                 "Log in with `hf auth login` or set HF_TOKEN to a token that may write to this "
-                                 "repository; check the name (user/repository)."))
+        return UserError(
+            Problem(
+                f"--huggingface_repo_id {self._config.repo_id}",
+                say("The hub refused it ({kind}: {reason}).", kind=type(error).__name__, reason=mask(str(error)).splitlines()[0]),
+                "Log in with `hf auth login` or set HF_TOKEN to a token that may write to this "
+                "repository; check the name (user/repository).",
+            )
+        )

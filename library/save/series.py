@@ -11,6 +11,7 @@ from typing import Literal
 from library.util.header import read_header
 from library.util.near import near
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 ENDINGS = (".safetensors", ".ckpt", ".pt")
 _NUMBERED = re.compile(r"(?P<stem>.+)-(?:(?P<step>step)(?P<count>\d+)|(?P<epoch>\d+))")
@@ -74,10 +75,14 @@ def _stem_of(file: Path, present: Sequence[Path]) -> str:
 
 def _missing(file: Path, present: Sequence[Path]) -> Problem:
     if not file.parent.is_dir():
-        return Problem(str(file), f"there is no folder {file.parent}", "Check the path.")
+        return Problem(str(file), say("There is no folder {parent}.", parent=file.parent), "Check the path.")
     names = sorted({parse(path)[0] for path in present})
     remedy = near(file.stem, names) if names else "Give the folder's own file, or train first."
-    return Problem(str(file), f"there is no file {file.name} in {file.parent}, nor numbered ones of that name", remedy)
+    return Problem(
+        str(file),
+        say("There is no file {file} in {parent}, nor numbered ones of that name.", file=file.name, parent=file.parent),
+        remedy,
+    )
 
 
 def _in_order(found: Iterable[Member]) -> list[Member]:

@@ -17,6 +17,7 @@ from library.data.plan import DatasetPlan
 from library.data.text_cache import TextCache, TextOptions, cache_text
 from library.families.interface import Family, Parts, latent_channels
 from library.util.records import Cond
+from library.util.said import say
 
 from . import seeds
 from .encoding import ImageEncoder
@@ -45,12 +46,12 @@ def fill(config: RunConfig, family: Family, plan: DatasetPlan, parts: Parts, pla
     if asked.latents or asked.latents_to_disk:
         if not config.loop.kohya_order:
             seeds.seed_everything(seeds.derive(config.loop.seed, "latents"))
-        log.info("caching latents")
+        log.info(say("caching latents"))
         latents = _latents(config, family, plan, parts, place)
         if config.sample.prompts is None:
             parts.vae = None
     if asked.text or asked.text_to_disk:
-        log.info("caching text encoder outputs")
+        log.info(say("caching text encoder outputs"))
         texts = _texts(config, family, plan, parts, place)
         if config.sample.prompts is None:
             parts.text_encoders = []

@@ -10,6 +10,7 @@ from library.config.run_config import RunConfig
 from library.data.loading import Feed, Pictures, Setting, check_lengths, step_plan
 from library.data.plan import DatasetPlan
 from library.util.records import Batch
+from library.util.said import say, spoken
 
 MOST = 200
 """Pictures that are written; the captions of all are printed."""
@@ -32,8 +33,9 @@ def show(config: RunConfig, plan: DatasetPlan) -> int:
             if written < MOST:
                 save(batch, place, folder / f"{number:05d}_{place:02d}_{Path(batch.keys[place]).stem}.png")
                 written += 1
-    print(f"{steps.batches} batches an epoch, {steps.epochs} epochs, {steps.steps} steps. {written} pictures as the model "
-          f"would see them are in {folder}.")
+    print(spoken(say("{batches} batches an epoch, {epochs} epochs, {steps} steps. {written} pictures as the model would see them "
+                     "are in {folder}.", batches=steps.batches, epochs=steps.epochs, steps=steps.steps, written=written,
+                     folder=folder)))  # fmt: skip
     return 0
 
 

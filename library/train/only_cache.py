@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from library.config.toml_file import read_command
 from library.flags import flags_of, setup_parser
 from library.util import frame, log as logs
 from library.util.records import UserError
+from library.util.said import say, spoken
 
 from . import run
 
@@ -55,4 +55,4 @@ def fill(argv: list[str], cache: str, script: str) -> None:
     made = stages.material(checked.config, checked.family, checked.plan)
     count = len(checked.plan.items) + len(checked.plan.validation)
     if made.accelerator.is_main_process:
-        print(f"{count} pictures: {cache} is filled, beside the pictures.", file=sys.stdout, flush=True)
+        print(spoken(say("{count} pictures: {cache} is filled, beside the pictures.", count=count, cache=cache)), flush=True)

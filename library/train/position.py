@@ -9,6 +9,7 @@ from pathlib import Path
 from library.config.run_config import LoopConfig
 from library.save.hub import fetch_state
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 from .loop import Length
 from .session import Progress, Session
@@ -30,7 +31,7 @@ def begin(session: Session, fingerprint: Fingerprint, length: Length) -> list[Pr
             notes.append(Problem("--initial_step", "Counting begins there; optimizer and learning rate begin anew, since no "
                                  "state is resumed.", "Give --resume to go on with them.", "note"))
     if session.progress.step:
-        log.info("resuming after step %d of %d", session.progress.step, length.steps)
+        log.info(say("resuming after step {step} of {steps}", step=session.progress.step, steps=length.steps))
     return notes
 
 
@@ -44,8 +45,13 @@ def initial_step(loop: LoopConfig, length: Length) -> int | None:
         return None
     if step >= length.steps:
         flag = "--initial_step" if loop.initial_step is not None else "--initial_epoch"
-        raise UserError(Problem(flag, f"the run has {length.steps} steps, and {step} of them would be done already.",
-                                "Raise --max_train_steps or --max_train_epochs, which count over the whole run."))
+        raise UserError(
+            Problem(
+                flag,
+                say("The run has {steps} steps, and {step} of them would be done already.", steps=length.steps, step=step),
+                "Raise --max_train_steps or --max_train_epochs, which count over the whole run.",
+            )
+        )
     return step
 
 

@@ -21,6 +21,7 @@ from library.preflight.layers import judge_targets
 from library.sample import loras
 from library.sample.undisturbed import random_states_kept
 from library.util.records import Target, UserError
+from library.util.said import say
 from networks import registry as networks
 from networks.registry import NetworkRequest
 from networks.role_rates import TEXT_ADAPTER
@@ -106,7 +107,7 @@ def set_attention(config: RunConfig, parts: Parts) -> None:
     if torch.cuda.is_available():
         parts.denoiser.enable_xformers_memory_efficient_attention()
     else:
-        log.info("--xformers: it needs an NVIDIA card; PyTorch's own attention (sdpa) is used, results are equal")
+        log.info(say("--xformers: it needs an NVIDIA card; PyTorch's own attention (sdpa) is used, results are equal"))
 
 
 def merge_base(config: RunConfig, family: Family, parts: Parts) -> None:

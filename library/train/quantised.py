@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from library.util.packages import installed
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 from . import swapping
 
@@ -90,8 +91,8 @@ def quantise(model: nn.Module, name: str, device: torch.device) -> int:
     """
     way = WAYS[name]
     if way.needs and not installed(way.needs):
-        raise UserError(Problem(f"--base_quantization {name}", f"{way.needs} is not installed.",
-                                f"Run: python -m pip install {way.needs}; or use --base_quantization int8."))
+        raise UserError(Problem(f"--base_quantization {name}", say("{needs} is not installed.", needs=way.needs),
+                                say("Run: python -m pip install {needs}; or use --base_quantization int8.", needs=way.needs)))
     layers = [m for block in swapping.blocks(model) for m in block.modules() if isinstance(m, nn.Linear)]
     for layer in layers:
         parametrize.register_parametrization(layer, "weight", Quantised(way, layer, device), unsafe=True)

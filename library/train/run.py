@@ -23,6 +23,7 @@ from library.preflight import guards, registry as preflight
 from library.util import frame, log as logs
 from library.util.hub_access import go_offline
 from library.util.records import Problem, RunEnded, UserError
+from library.util.said import say, spoken
 
 if TYPE_CHECKING:
     from library.config.run_config import RunConfig
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None, script: str = "train_network.py") ->
         return 1
     except KeyboardInterrupt:
         if IS_MAIN:
-            print("Stopped.", file=sys.stderr)
+            print(spoken(say("Stopped.")), file=sys.stderr)
         return 130
 
 
@@ -93,8 +94,13 @@ def refuse_other_architectures(script: str) -> None:
     """UserError for an entry script whose architecture has no family here yet: nothing else would train it rightly."""
     if script in LATER_SCRIPTS and families.by_script(script) is None:
         known = ", ".join(spec.title for spec in families.specs())
-        raise UserError(Problem(script, "this architecture is not supported yet.",
-                                f"LoRAs can be trained for {known}; the base model decides, whichever script is started."))
+        raise UserError(
+            Problem(
+                script,
+                "This architecture is not supported yet.",
+                say("LoRAs can be trained for {known}; the base model decides, whichever script is started.", known=known),
+            )
+        )
 
 
 def hand_over_tokens(flags: Flags) -> None:
@@ -182,7 +188,9 @@ def tell(problems: list[Problem]) -> None:
 def tell_alone(error: UserError) -> None:
     """Say what stopped a process that is not the first: checks find the same everywhere, but a step may fail in one."""
     if not IS_MAIN:
-        text = f"process {logs.process_rank()} stops: {error.problems[0].where}: {error.problems[0].what}"
+        problem = error.problems[0]
+        text = spoken(say("process {rank} stops: {where}: {what}", rank=logs.process_rank(), where=problem.where,
+                          what=problem.what))  # fmt: skip
         print(frame.printable(text, sys.stderr.encoding), file=sys.stderr, flush=True)
 
 
@@ -191,6 +199,11 @@ def detect(source: str, flags: Flags) -> Detected:
     found = detection.identify(source)
     where = "--pretrained_model_name_or_path"
     if found.family is None:
-        raise UserError(Problem(where, f'"{source}" is {found.what}.', "Give a base model: a .safetensors or .ckpt "
-                                "checkpoint, a diffusers folder, or a hub id such as user/name."))
+        raise UserError(
+            Problem(
+                where,
+                say('"{source}" is {what}.', source=source, what=found.what),
+                "Give a base model: a .safetensors or .ckpt checkpoint, a diffusers folder, or a hub id such as user/name.",
+            )
+        )
     return Detected(found.family, dict(found.hints))

@@ -14,6 +14,7 @@ from library.config.run_config import RunConfig, SaveConfig
 from library.save import metadata, names, weights
 from library.save.record import Moment, RunFacts
 from library.util.records import SavedFile
+from library.util.said import say
 
 from .calibration import Response, in_words
 from .loop import Length, StepLog
@@ -95,7 +96,7 @@ class Saving(Idle):
         with session.at_rest():
             self._keep(session, file_name)
         if state_name is not None:
-            log.info("saving state: %s", folder / state_name)
+            log.info(say("saving state: {path}", path=folder / state_name))
             self.states.append(save_state(session, folder / state_name, self.fingerprint))
             if self.uploader is not None and self.config.hub.save_state and session.accelerator.is_main_process:
                 self.uploader.upload(folder / state_name)
@@ -112,7 +113,7 @@ class Saving(Idle):
             self.files = [file for file in self.files if file.path != saved.path] + [saved]
 
     def _write_file(self, session: Session, path: Path) -> SavedFile:
-        log.info("saving checkpoint: %s", path)
+        log.info(say("saving checkpoint: {path}", path=path))
         moment = Moment(epoch=self._epoch(session), steps=session.progress.step, now=time.time())
         network = session.accelerator.unwrap_model(session.network)
         facts = self.facts
@@ -138,6 +139,6 @@ class Saving(Idle):
         plain = self.names.without_ema(outdated.file) if self.save.without_ema and outdated.file else None
         for name in (outdated.file, plain, outdated.state):
             if name is not None and weights.remove(self.save.output_dir / name):
-                log.info("removed old file: %s", self.save.output_dir / name)
+                log.info(say("removed old file: {path}", path=self.save.output_dir / name))
                 self.files = [file for file in self.files if Path(file.path).name != name]
                 self.states = [state for state in self.states if state.name != name]

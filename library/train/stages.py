@@ -18,7 +18,7 @@ from library.config.show import to_json
 from library.config.toml_text import read_settings
 from library.data import arithmetic
 from library.data.loading import Feed, Pictures, Setting, Sources, StepPlan, check_lengths, step_plan
-from library.data.order import CYCLE, sign_counts
+from library.data.order import sign_counts
 from library.data.plan import DatasetPlan
 from library.data.prompt_feed import PromptFeed, prompt_steps
 from library.families.interface import Family, Parts
@@ -28,7 +28,7 @@ from library.sample.prompts import PromptLine, read_prompts
 from library.save.hub import Uploader
 from library.util import frame
 from library.util.records import Cond, Problem
-from library.util.secrets import mask
+from library.util.said import say, spoken
 from networks import registry as networks
 
 from . import caching, calibration, facts, guide as guides, measuring, position, prepare, seeds
@@ -72,10 +72,10 @@ def material(config: RunConfig, family: Family, plan: DatasetPlan) -> Material:
     seeds.seed_everything(config.loop.seed)
     precision = decide_precision(config.machine, prepare.has_accelerator())
     with accelerator.local_main_process_first():  # a model that must be fetched is fetched once
-        log.info("loading %s", mask(config.model.source))
+        log.info(say("loading {model}", model=config.model.source))
         since = time.time()
         parts = prepare.load(config, family, accelerator.device, precision)
-        log.info("model loaded in %.1f s", time.time() - since)
+        log.info(say("model loaded in {seconds:.1f} s", seconds=time.time() - since))
     if config.loop.kohya_order:
         seeds.skip_uniform_draws(seeds.default_init_draws(parts.denoiser))
     prepare.merge_base(config, family, parts)
@@ -102,26 +102,28 @@ def memory_in_use() -> int:
 def announce(texts: TextSliderConfig | None, plan: DatasetPlan, steps: StepPlan) -> None:
     """The lines that people and front ends read before the first step; wording as kohya's."""
     for one in plan.subsets:
-        what = "regularization" if one.config.is_reg else "train"
-        log.info("%s: %d images, %d repeats (%s)", one.name, one.images, one.config.num_repeats, what)
+        what = say("regularization") if one.config.is_reg else say("train")
+        log.info(say("{name}: {images} images, {repeats} repeats ({what})", name=one.name, images=one.images,
+                     repeats=one.config.num_repeats, what=what))  # fmt: skip
     for part, (settings, rules) in enumerate(zip(plan.parts, plan.rules, strict=True)):
         if rules.enabled:
             table = ", ".join(f"{width}x{height}: {count}" for (width, height), count in plan.bucket_counts(part))
-            log.info("buckets at batch size %d: %s", settings.batch_size, table)
+            log.info(say("buckets at batch size {size}: {table}", size=settings.batch_size, table=table))
     if texts is not None:
-        log.info("%s: %d pairs of texts", texts.file.name, len(texts.pairs))
-    log.info("num train images * repeats: %d", plan.images())
-    log.info("num reg images: %d", sum(plan.reg_images(part) for part in range(len(plan.parts))))
-    log.info("num batches per epoch: %d", steps.batches)
+        log.info(say("{file}: {count} pairs of texts", file=texts.file.name, count=len(texts.pairs)))
+    log.info(say("num train images * repeats: {count}", count=plan.images()))
+    log.info(say("num reg images: {count}", count=sum(plan.reg_images(part) for part in range(len(plan.parts)))))
+    log.info(say("num batches per epoch: {count}", count=steps.batches))
     if plan.has_strengths:
         counts = sign_counts(plan)
         if plan.partners:
-            log.info("slider: %d batches of pairs / %d neutral batches an epoch", counts["positive"], counts["neutral"])
+            log.info(say("slider: {pairs} batches of pairs / {neutral} neutral batches an epoch", pairs=counts["positive"],
+                         neutral=counts["neutral"]))
         else:
-            log.info("slider: pos %d / neg %d / neutral %d batches an epoch", *(counts[name] for name in CYCLE))
-    log.info("num epochs: %d", steps.epochs)
-    log.info("gradient accumulation steps: %d", steps.accumulation)
-    log.info("total optimization steps: %d", steps.steps)
+            log.info(say("slider: pos {positive} / neg {negative} / neutral {neutral} batches an epoch", **counts))
+    log.info(say("num epochs: {count}", count=steps.epochs))
+    log.info(say("gradient accumulation steps: {count}", count=steps.accumulation))
+    log.info(say("total optimization steps: {count}", count=steps.steps))
     if plan.parts:
         for line in arithmetic.in_words(arithmetic.of_plan(plan, steps)):
             log.info(line)
@@ -158,7 +160,7 @@ def train(made: Material, family: Family, argv: list[str], told: list[Problem]) 
     keep_config(config, telling.folder, made.accelerator.is_main_process)
     run_loop(here, feed(made), tools)
     if made.accelerator.is_main_process:
-        print("\n".join(final_words(telling.report)))
+        print("\n".join(map(spoken, final_words(telling.report))))
     return 0
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 from .loop import Length
 from .session import Session
@@ -44,7 +45,7 @@ class Fingerprint:
 FLAG_OF = {"network_module": "--network_module", "network_dim": "--network_dim", "network_alpha": "--network_alpha",
            "optimizer": "--optimizer_type", "trains_text_encoder": "--network_train_unet_only",
            "trains_denoiser": "--network_train_text_encoder_only"}
-SOFT = {"batches_per_epoch": "the data set", "seed": "--seed"}
+SOFT = {"batches_per_epoch": say("The data set"), "seed": say("--seed")}
 """A difference in these changes what follows but does not prevent it."""
 
 
@@ -82,7 +83,7 @@ def _put_in_place(partial: Path, folder: Path) -> Path:
         names = (folder.with_name(f"{folder.name.removesuffix('-state')}-again{number}-state") for number in range(1, 1000))
         spare = next(name for name in names if not name.exists())
         os.replace(partial, spare)
-        log.warning('"%s" is in use by another program; the state is in "%s"', folder, spare)
+        log.warning(say('"{folder}" is in use by another program; the state is in "{spare}".', folder=folder, spare=spare))
         return spare
 
 
@@ -114,7 +115,14 @@ def _load_averages(session: Session, folder: Path) -> list[Problem]:
         session.averages.load_state_dict(torch.load(file, map_location=session.device, weights_only=True))
         return []
     session.averages.restart()
-    return [Problem("--ema_decay", f'"{folder}" was saved without a moving average; it begins with this state.', "", "note")]
+    return [
+        Problem(
+            "--ema_decay",
+            say('"{folder}" was saved without a moving average; it begins with this state.', folder=folder),
+            "",
+            "note",
+        )
+    ]
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -123,28 +131,60 @@ def read_state(folder: Path) -> dict[str, Any]:
     if file.is_file():
         return json.loads(file.read_text(encoding="utf-8"))
     if folder.is_file():
-        raise UserError(Problem(
-            "--resume", f'"{folder}" is a file; --resume needs a state folder (its name ends in "-state").',
-            f'To go on from the adapter itself, without optimizer and step count, use --network_weights="{folder}".'))
+        raise UserError(
+            Problem(
+                "--resume",
+                say('"{folder}" is a file; --resume needs a state folder (its name ends in "-state").', folder=folder),
+                say(
+                    'To go on from the adapter itself, without optimizer and step count, use --network_weights="{folder}".',
+                    folder=folder,
+                ),
+            )
+        )
     near = sorted(p.name for p in folder.parent.glob("*-state")) if folder.parent.is_dir() else []
-    where = f" In {folder.parent} there are: {', '.join(near[-5:])}." if near else ""
-    what = "does not exist" if not folder.exists() else f"is no saved state (it has no {STATE_FILE})"
-    raise UserError(Problem("--resume", f'"{folder}" {what}.',
-                            "Give the path of a folder saved with --save_state." + where))
+    what = (say('"{folder}" is no saved state (it has no {file}).', folder=folder, file=STATE_FILE) if folder.exists()
+            else say('"{folder}" does not exist.', folder=folder))  # fmt: skip
+    remedy = "Give the path of a folder saved with --save_state."
+    if near:
+        remedy = say("{remedy} In {parent} there are: {near}.", remedy=say(remedy), parent=folder.parent, near=near[-5:])
+    raise UserError(Problem("--resume", what, remedy))
 
 
 def compare(saved: dict[str, Any] | None, now: Fingerprint, folder: Path) -> list[Problem]:
     """Name every setting that differs: UserError for those that make resuming impossible, notes for the others."""
     if saved is None:
-        return [Problem("--resume", f'"{folder}" was saved by another program; its settings cannot be compared.',
+        return [Problem("--resume", say('"{folder}" was saved by another program; its settings cannot be compared.', folder=folder),
                         "Make sure that network, optimizer and data are the same as then.", "note")]
     current = asdict(now)
     differing = {key: saved[key] for key in current if key in saved and saved[key] != current[key]}
-    stops = [Problem("--resume", f'"{folder}" was saved with {FLAG_OF[key]} {value}, now it is {current[key]}.',
-                     "Use the old value, or start anew from the file with --network_weights.")
-             for key, value in differing.items() if key in FLAG_OF]
+    stops = [
+        Problem(
+            "--resume",
+            say(
+                '"{folder}" was saved with {flag} {then}, now it is {now}.',
+                folder=folder,
+                flag=FLAG_OF[key],
+                then=value,
+                now=current[key],
+            ),
+            "Use the old value, or start anew from the file with --network_weights.",
+        )
+        for key, value in differing.items()
+        if key in FLAG_OF
+    ]
     if stops:
         raise UserError(*stops)
-    return [Problem("--resume", f"{SOFT[key]} was {value} when the state was saved, now it is {current[key]}.",
-                    "The run goes on, but not as an unbroken one would have.", "note")
-            for key, value in differing.items()]
+    return [
+        Problem(
+            "--resume",
+            say(
+                "{what} had the number {then} when the state was saved, now it is {now}.",
+                what=SOFT[key],
+                then=value,
+                now=current[key],
+            ),
+            "The run goes on, but not as an unbroken one would have.",
+            "note",
+        )
+        for key, value in differing.items()
+    ]

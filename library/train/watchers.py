@@ -10,6 +10,8 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from library.util.said import say, spoken
+
 from .loop import StepLog, StopTraining
 
 if TYPE_CHECKING:
@@ -114,7 +116,7 @@ class Interrupt(Idle):
                 raise KeyboardInterrupt
             self.asked = True
             if session.accelerator.is_main_process:
-                print("\nCtrl+C: finishing this step, then saving. Press it again to stop at once.", flush=True)
+                print("\n" + spoken(say("Ctrl+C: finishing this step, then saving. Press it again to stop at once.")), flush=True)
 
         try:
             self.former = signal.signal(signal.SIGINT, handler)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
+from library.util.said import Said, spoken
 from library.util.secrets import mask
 
 QUIET = (
@@ -40,9 +41,11 @@ def process_rank() -> int:
 
 
 class MaskingFormatter(logging.Formatter):
-    """A formatter whose output holds no token or key, wherever in the record it came from."""
+    """A formatter that speaks the user's language, and whose output holds no token or key, wherever it came from."""
 
     def format(self, record: logging.LogRecord) -> str:
+        if isinstance(record.msg, Said):
+            record = logging.makeLogRecord({**record.__dict__, "msg": spoken(record.msg)})
         return mask(super().format(record))
 
 

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from library.util.language import language_of
 from library.util.secrets import mask
 
 HERE = Path(__file__).parent / "languages"
@@ -45,6 +46,11 @@ def in_language(text: str, language: str) -> str:
     if not isinstance(text, Said):
         return table(language).get(text, text)
     return _Filler(language).vformat(table(language).get(text.template, text.template), (), text.values)
+
+
+def spoken(text: str) -> str:
+    """Give a sentence in the language in which the program speaks now, for a line that is printed or logged."""
+    return in_language(text, language_of())
 
 
 @cache

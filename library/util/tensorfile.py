@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from library.util.hashing import file_sha256, safetensors_hashes
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 if TYPE_CHECKING:
     import torch
@@ -146,7 +147,7 @@ def read_tensors(path: Path | str) -> dict[str, torch.Tensor]:
         raise
     except Exception as error:
         # Whatever torch, pickle or safetensors raise on broken bytes: the file is at fault, not the program.
-        what = f"this cannot be read as a file of tensors ({type(error).__name__}: {error})"
+        what = say("This cannot be read as a file of tensors ({kind}: {error}).", kind=type(error).__name__, error=error)
         remedy = "It may be half downloaded or of another kind; fetch it again."
         raise UserError(Problem(str(path), what, remedy)) from error
 

@@ -109,7 +109,7 @@ def test_a_file_that_cannot_be_used_is_refused_by_name(tmp_path, name, data):
 
 
 def test_a_missing_file_is_refused():
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match="Cannot read"):
         read_prompts(Path("no/such/prompts.txt"))
 
 
