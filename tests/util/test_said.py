@@ -27,7 +27,8 @@ ROOMS = ("util", "flags", "config", "data", "optim", "preflight", "train", "save
 """Rooms in which every sentence of a problem must stand in the tables of all languages."""
 MAKERS = {"Problem", "note", "stop", "warn", "NotUnderstood", "refuse", "_complain", "_stop"}
 """Functions that take sentences."""
-NAMES = {"accelerate", "alpha", "bf16", "dim", "xformers", "protobuf", "constant_with_warmup", "leco", "piecewise_constant", "wandb"}
+NAMES = {"accelerate", "alpha",
+         "bf16", "dim", "xformers", "protobuf", "constant_with_warmup", "leco", "piecewise_constant", "wandb"}
 """Names that are written small at the beginning of a sentence, too."""
 
 
