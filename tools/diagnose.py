@@ -58,8 +58,9 @@ def work(args: argparse.Namespace) -> list[checkup.Checked]:
             command.tell("\n".join(checked[-1].lines()) + "\n")
     if args.json:
         command.tell(json.dumps([one.as_json() for one in checked], ensure_ascii=False))
-    elif len(checked) > 1:
-        command.tell("\n".join(checkup.in_a_row(checked)))
+        return checked
+    for line in [*(checkup.in_a_row(checked) if len(checked) > 1 else []), *checkup.on_data(checked)]:
+        command.tell(line)
     return checked
 
 

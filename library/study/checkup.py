@@ -40,8 +40,7 @@ class Checked:
         largest = sorted(self.blocks, key=lambda block: -self.blocks[block])[:4]
         grown = {block: f" (x {self.growth[block]:.2f} in the last third)" for block in largest if block in self.growth}
         norms = [f"{block} {self.blocks[block]:.3g}{grown.get(block, '')}" for block in largest]
-        found.append(f"  norm by block: {', '.join(norms)}")
-        return found + [f"  pictures and tags: {words}" for words in self.remarks]
+        return [*found, f"  norm by block: {', '.join(norms)}"]
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -111,16 +110,23 @@ class Checkup:
         return ""
 
 
+def on_data(checked: Sequence[Checked]) -> list[str]:
+    """What pictures and tags make likely to go wrong, once where several files share them."""
+    return [f"pictures and tags: {words}" for words in dict.fromkeys(words for one in checked for words in one.remarks)]
+
+
 def in_a_row(checked: Sequence[Checked]) -> list[str]:
     """Several files beside each other, and the one to take: the best price among the good."""
     good = [one for one in checked if one.verdict.kind == "good"]
     lines = [f"{'file':40} {'verdict':13} {'gain':>6} {'others':>7} {'best at':>7}"]
-    for one in checked:
+    names = [one.path.name for one in checked]
+    names = names if len(set(names)) == len(names) else [f"{one.path.parent.name}/{one.path.name}" for one in checked]
+    for one, name in zip(checked, names, strict=True):
         figures = one.verdict.figures
-        cells = [f"{figures[name]:{width}.2f}" if name in figures else " " * width
-                 for name, width in (("gain", 6), ("loss on others", 7), ("best strength", 7))]
-        lines.append(f"{one.path.name:40} {one.verdict.kind:13} " + " ".join(cells))
+        cells = [f"{figures[key]:{width}.2f}" if key in figures else " " * width
+                 for key, width in (("gain", 6), ("loss on others", 7), ("best strength", 7))]
+        lines.append(f"{name:40} {one.verdict.kind:13} " + " ".join(cells))
     if good:
         best = max(good, key=lambda one: one.verdict.figures["gain"] - max(0.0, one.verdict.figures.get("loss on others", 1.0) - 1))
-        lines.append(f"to take: {best.path.name}, which gains most for what it harms")
+        lines.append(f"to take: {names[checked.index(best)]}, which gains most for what it harms")
     return lines

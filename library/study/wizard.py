@@ -111,8 +111,13 @@ def _epochs(answers: Mapping[str, Any], facts: Facts) -> int:
 
 
 def _rate(kind: str, answers: Mapping[str, Any]) -> float | None:
-    value = {"rate": usual(answers).rate, "unet": usual(answers).unet, "text": usual(answers).text}[kind]
-    return None if value is None else float(f"{value * PURPOSES[answers['purpose']].rate:.2g}")
+    """The usual rate for the purpose; those of the parts keep their proportion to a learning rate that was typed."""
+    known = {"rate": usual(answers).rate, "unet": usual(answers).unet, "text": usual(answers).text}
+    value = known[kind]
+    if value is None:
+        return None
+    scale = answers["learning_rate"] / known["rate"] if "learning_rate" in answers else PURPOSES[answers["purpose"]].rate
+    return float(f"{value * scale:.2g}")
 
 
 def _text_rate(answers: Mapping[str, Any], facts: Facts) -> float | None:

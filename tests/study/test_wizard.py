@@ -81,6 +81,11 @@ def test_a_style_has_no_trigger_a_lower_rate_and_more_epochs():
     assert style["unet_lr"] < character["unet_lr"] and style["max_train_epochs"] > character["max_train_epochs"]
 
 
+def test_the_rates_of_the_parts_follow_a_rate_that_was_typed():
+    typed = talked([FolderCount(20, 5)], learning_rate=1e-3)
+    assert (typed["unet_lr"], typed["text_encoder_lr"]) == (1e-3, 2e-4)
+
+
 def test_a_model_that_needs_half_the_repeats_gets_half_the_epochs():
     assert set(program.HALF_REPEATS) <= set(registry.names())
     assert talked([FolderCount(20, 5)], half=True)["max_train_epochs"] * 2 == talked([FolderCount(20, 5)])["max_train_epochs"]
