@@ -72,6 +72,7 @@ LONG_FILES = {
 LOOSE_ACCESS = {
     "networks/external.py": "adapts network modules of other projects, whose attributes are not ours to know",
     "library/preflight/registry.py": "a fault inside a check becomes a note; it must not cost the run it was to save",
+    "library/train/diagnosing.py": "a verdict that fails, for want of memory perhaps, must not cost the report of a run of hours",
     "library/save/hub.py": "the hub and the network are foreign; a failed upload must not end a run of hours",
 }
 """Files that may use hasattr, getattr with a default, or swallow any exception: each adapts something foreign."""

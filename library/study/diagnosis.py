@@ -97,7 +97,8 @@ class Verdict:
 
     def as_json(self) -> dict[str, Any]:
         """The same for programs."""
-        return {"verdict": self.kind, "figures": dict(self.figures),
+        figures = {name: value if math.isfinite(value) else None for name, value in self.figures.items()}
+        return {"verdict": self.kind, "figures": figures,
                 "findings": [{"kind": one.kind, "what": one.what, "try": list(one.remedies)} for one in self.findings]}
 
 

@@ -17,7 +17,7 @@ from library.data.scan import scan
 from library.families import detect, registry
 from library.lorafile import examine, file as files
 from library.lorafile.file import LoraFile
-from library.sample.images import draw_latents
+from library.sample.images import generate
 from library.sample.loras import hang
 from library.sample.prompts import PromptLine, read_prompts
 from library.save import series
@@ -124,7 +124,7 @@ def batches(known: Known, drawing: Drawing, is_reg: bool, count: int) -> list[Ba
     import torch
 
     found = []
-    for indices in trial.chosen(known.plan, is_reg, count):
+    for indices in trial.chosen(known.plan, is_reg, count, drawing.options.pixels):
         items = [known.plan.items[index] for index in indices]
         width, height = items[0].placement.bucket
         seen = latents(drawing.family, drawing.parts, opened([item.path for item in items], (width, height)),
@@ -188,7 +188,7 @@ def tried(bench: Bench, file: Path) -> Evidence:
         options = replace(drawing.options, schedule=schedule, modules=(network,))
         subject = trial.Tried(drawing.family, drawing.parts, network, options)
         if not bench.others:
-            bench.others = trial.drawn_by_base(subject, [""] * TRIED, bench.trained[0].target_size)
+            bench.others = trial.drawn_by_base(subject, bench.trained[0], TRIED)
         trained, others = trial.measure(subject, bench.trained), trial.measure(subject, bench.others)
         return Evidence(trained, others, bench.others_are, copies=_copies(bench, subject),
                         has_regularisation=any(item.is_reg for item in bench.known.plan.items))
@@ -197,17 +197,19 @@ def tried(bench: Bench, file: Path) -> Evidence:
 
 
 def _copies(bench: Bench, subject: trial.Tried) -> list[Copied]:
+    """Draw with and without the adapter, as its users will, and look for training pictures."""
     if not bench.prompts:
         return []
     size = bench.prompts[0].height, bench.prompts[0].width
-    seen = [(Path(key).name, latent) for batch in bench.trained if batch.target_size == size
+    seen = [(Path(key).name, latent.float().cpu()) for batch in bench.trained if batch.target_size == size
             for key, latent in zip(batch.keys, batch.latents_BCHW, strict=True)]
     training = Pictured(*zip(*seen, strict=True))
-    names = [line.prompt for line in bench.prompts]
 
     def pictured(strength: float) -> Pictured:
         subject.network.set_multiplier(strength)
-        return Pictured(names, list(draw_latents(subject.family, subject.parts, bench.prompts, subject.options).float().cpu()))
+        pictures = generate(subject.family, subject.parts, bench.prompts, replace(subject.options, schedule=None))
+        return Pictured([line.prompt for line in bench.prompts],
+                        latents(subject.family, subject.parts, pictures, subject.options.device))
 
     bench.base = bench.base or pictured(0.0)
     return copies(pictured(1.0), bench.base, training)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 STRENGTHS = (0.0, 0.5, 1.0, 1.5)
 BANDS = (0.15, 0.5, 0.85)
 """Places in the range of timesteps, from little noise to much: details, shapes, composition."""
-STEPS, SCALE = 8, 4.0
-"""How the base model's own pictures are drawn; they need not be beautiful."""
+STEPS = 8
+"""Denoising steps of the base model's own pictures; they need not be beautiful."""
 
 
 @dataclass(frozen=True)
@@ -119,32 +119,40 @@ def _cond(tried: Tried, batch: Batch) -> Cond:
     return {key: to_device(value, device) for key, value in (cond | sizes).items()}
 
 
-def drawn_by_base(tried: Tried, prompts: Sequence[str], size: tuple[int, int]) -> list[Batch]:
-    """The base model's own pictures of ``prompts``, one for each, of ``size`` (height, width): what it knew before."""
+def drawn_by_base(tried: Tried, like: Batch, count: int) -> list[Batch]:
+    """The base model's own pictures where nothing is asked for: what it knew before. In the size of ``like``."""
     import torch
 
+    height, width = like.target_size
     before = tried.network.multiplier
     tried.network.set_multiplier(0.0)
     try:
-        lines = [PromptLine(prompt, height=size[0], width=size[1], steps=STEPS, scale=SCALE if prompt else 1.0, seed=number)
-                 for number, prompt in enumerate(prompts)]
+        lines = [PromptLine("", height=height, width=width, steps=STEPS, scale=1.0, seed=number) for number in range(count)]
         latents = draw_latents(tried.family, tried.parts, lines, replace(tried.options, strength=None))
     finally:
         tried.network.set_multiplier(before)
-    return [Batch(captions=list(prompts), weights_B=torch.ones(len(prompts)), original_sizes=[size] * len(prompts),
-                  crops=[(0, 0)] * len(prompts), target_size=size, latents_BCHW=latents)]
+    size = len(like)
+    return [Batch(captions=[""] * len(part), weights_B=torch.ones(len(part)), original_sizes=[(height, width)] * len(part),
+                  crops=[(0, 0)] * len(part), target_size=(height, width), latents_BCHW=part) for part in latents.split(size)]
 
 
-def chosen(plan: DatasetPlan, is_reg: bool, count: int) -> list[list[int]]:
-    """Indices of at most ``count`` different pictures of a plan, evenly taken, those of one size together."""
+def chosen(plan: DatasetPlan, is_reg: bool, count: int, pixels: int | None = None) -> list[list[int]]:
+    """Indices of at most ``count`` different pictures of a plan, evenly taken, those of one size together.
+
+    No more of them together than the run has in a batch, or as have ``pixels`` where that is given.
+    """
     different: dict[str, int] = {}
     for index, item in enumerate(plan.items):
         if item.is_reg == is_reg:
             different.setdefault(str(item.path), index)
     indices = list(different.values())
     taken = [indices[number * len(indices) // count] for number in range(count)] if len(indices) > count else indices
-    groups: dict[tuple[int, int], list[int]] = {}
+    groups: dict[tuple[int, tuple[int, int]], list[int]] = {}
     for index in taken:
-        groups.setdefault(plan.items[index].placement.bucket, []).append(index)
-    return list(groups.values())
+        groups.setdefault((plan.items[index].part, plan.items[index].placement.bucket), []).append(index)
+    found = []
+    for (part, (width, height)), group in groups.items():
+        size = plan.parts[part].batch_size if pixels is None else max(1, pixels // (width * height))
+        found += [group[start:start + size] for start in range(0, len(group), size)]
+    return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from .watchers import Idle
 if TYPE_CHECKING:
     from .session import Session
 
+log = logging.getLogger(__name__)
 SHARE = 0.03
 """Part of the run's work that the verdict may cost."""
 WORTH = 400
@@ -49,24 +51,29 @@ class Diagnosing(Idle):
     telling: Telling
 
     def on_end(self, session: Session) -> None:
-        if not session.accelerator.is_main_process:
+        count = affordable(session.progress.step * self.length.accumulation * self.pictures.plan.parts[0].batch_size)
+        if not (count and session.accelerator.is_main_process):
             return
-        plan, steps = self.pictures.plan, session.progress.step
-        count = affordable(steps * self.length.accumulation * plan.parts[0].batch_size)
-        if not count:
+        try:
+            with session.at_rest(), session.unassisted():
+                verdict = self.verdict(session, count)
+        except Exception as error:
+            log.warning("no diagnosis: %s: %s", type(error).__name__, error)
             return
-        with session.at_rest(), session.unassisted():
-            trained, others, others_are = self.tried(session, count)
         report = self.telling.report
-        last = self.telling.saving.files[-1:]
-        found = diagnosis.Evidence(
-            trained, others, others_are, losses=report.losses, validation=report.validation,
-            growth=evidence.growth(files.read(last[0].path)) if last else {},
-            has_regularisation=any(item.is_reg for item in plan.items), seen=self.seen(plan, steps))
-        verdict = diagnosis.judge(found)
         report.diagnosis = verdict.lines()
         html.write(self.telling.folder / evidence.DIAGNOSIS, json.dumps(
             verdict.as_json() | {"validation": report.validation}, ensure_ascii=False, indent=1))
+
+    def verdict(self, session: Session, count: int) -> diagnosis.Verdict:
+        """Try ``count`` pictures of each kind, look at what the run left, judge."""
+        plan, report = self.pictures.plan, self.telling.report
+        trained, others, others_are = self.tried(session, count)
+        last = self.telling.saving.files[-1:]
+        return diagnosis.judge(diagnosis.Evidence(
+            trained, others, others_are, losses=report.losses, validation=report.validation,
+            growth=evidence.growth(files.read(last[0].path)) if last else {},
+            has_regularisation=any(item.is_reg for item in plan.items), seen=self.seen(plan, session.progress.step)))
 
     def tried(self, session: Session, count: int) -> tuple[trial.Curve, trial.Curve | None, str]:
         """Curves on training pictures and on others, and what the others are."""
@@ -76,7 +83,7 @@ class Diagnosing(Idle):
         trained, others = (self.batches(session, is_reg, count) for is_reg in (False, True))
         name = "the regularisation pictures"
         if not others and session.parts.text_encoders:
-            others, name = trial.drawn_by_base(subject, [""] * count, trained[0].target_size), "the base model's own pictures"
+            others, name = trial.drawn_by_base(subject, trained[0], count), "the base model's own pictures"
         return trial.measure(subject, trained), trial.measure(subject, others) if others else None, name
 
     def batches(self, session: Session, is_reg: bool, count: int) -> list[Batch]:
