@@ -88,4 +88,11 @@ def test_at_no_strength_the_model_is_the_base_and_a_trial_repeats_itself(run):
     found = evidence.tried(bench, run / "zobi.safetensors")
     assert found.trained.loss[0] == found.others.loss[0] == 1.0 and found.trained.change[0] == 0.0
     assert found.trained.loss == evidence.tried(bench, run / "zobi.safetensors").trained.loss
-    assert trial.chosen(bench.known.plan, False, 5) and len(trial.chosen(bench.known.plan, False, 5)[0]) == 5
+
+
+def test_different_pictures_are_tried_no_more_at_once_than_the_run_or_the_memory_takes(run):
+    plan = evidence.known(evidence.command_of(evidence.beside(run / "zobi.safetensors").run)).plan
+    assert [len(group) for group in trial.chosen(plan, False, 5)] == [1, 1, 1, 1, 1], "the run's batch size"
+    assert [len(group) for group in trial.chosen(plan, False, 5, 3 * 64 * 64)] == [3, 2]
+    indices = [index for group in trial.chosen(plan, False, 100) for index in group]
+    assert len({plan.items[index].path for index in indices}) == 16
