@@ -12,6 +12,7 @@ from library.families.interface import LoadRequest, Parts
 from library.families.native import Transformer
 from library.util.header import Header
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 MODEL_FLAG = "--pretrained_model_name_or_path"
 
@@ -149,10 +150,17 @@ def _complete(path: Path, request: LoadRequest, recipe: Recipe, headers: Mapping
     lacks += [recipe.vae_flag()] if "vae" in request.parts and "vae" not in headers and not recipe.vae_file(request) else []
     if lacks:
         raise UserError(
-            Problem(MODEL_FLAG,
-                    f"{path.name} does not hold every part of {recipe.title}; {', '.join(lacks)} must be given too.",
-                    "Give the files of these parts, or use a diffusers folder.")
-        )  # fmt: skip
+            Problem(
+                MODEL_FLAG,
+                say(
+                    "{path} does not hold every part of {title}; {lacks} must be given too.",
+                    path=path.name,
+                    title=recipe.title,
+                    lacks=lacks,
+                ),
+                "Give the files of these parts, or use a diffusers folder.",
+            )
+        )
 
 
 def block_count(header: Header, stem: str) -> int:

@@ -103,7 +103,7 @@ def identify(typed: str) -> Found:
     if path.is_file():
         return identify_file(path)
     if source.looks_like_path(text):
-        return Found(None, "a path that does not exist", "missing", path=path)
+        return Found(None, say("a path that does not exist"), "missing", path=path)
     return identify_hub(present_place(text))
 
 
@@ -114,7 +114,7 @@ def identify_file(path: Path) -> Found:
     header = next((one for one in headers if not one.readable), None) or weights.joined(headers)
     if not header.readable:
         kind: Kind = "missing" if header.kind == FileKind.MISSING else "damaged"
-        return Found(None, f"{path.name} {header.detail}", kind, header=header, path=path)
+        return Found(None, say("{name} {detail}", name=path.name, detail=header.detail), kind, header=header, path=path)
     return classify(header, path)
 
 
@@ -168,8 +168,10 @@ def identify_folder(path: Path) -> Found:
         what = say("the part {name} of the model folder {folder}", name=path.name, folder=path.parent)
         return Found(None, what, "unknown", path=path)
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in source.FILE_ENDINGS)
-    inside = f", but {files[0].name}" if len(files) == 1 else f", but {len(files)} model files" if files else ""
-    return Found(None, f"a folder without model_index.json{inside}", "unknown", path=path)
+    if not files:
+        return Found(None, say("a folder without model_index.json"), "unknown", path=path)
+    return Found(None, say("a folder without model_index.json, but with {count:model file|model files} ({first})",
+                           count=len(files), first=files[0].name), "unknown", path=path)  # fmt: skip
 
 
 def from_index(
@@ -194,7 +196,7 @@ def identify_hub(repo: str) -> Found:
     if found is None:
         return Found(
             None,
-            f"{repo}: neither a file or folder here nor a diffusers model on the hub that can be reached",
+            say("neither a file or folder here nor a diffusers model on the hub that can be reached"),
             "missing",
         )
     index = source.read_json(found)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +83,7 @@ def _known(flag: str, value: str, names: tuple[str, ...]) -> str:
     if value in names:
         return value
     near = difflib.get_close_matches(value, names, 3, 0.4) or names
-    raise UserError(Problem(flag, f"{value!r} is not known.", f"Choose one of {', '.join(near)}."))
+    raise UserError(Problem(flag, say("{value!r} is not known.", value=value), say("Choose one of {near}.", near=near)))
 
 
 def packed(latents_BCHW: torch.Tensor) -> torch.Tensor:

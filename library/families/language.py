@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from library.families import shipped_tokenizers, source, weights
 from library.util.header import Header
 from library.util.records import Problem, Target, UserError
+from library.util.said import say
 
 if TYPE_CHECKING:
     import torch
@@ -69,10 +70,20 @@ def load_tokenizer(kind: str, folder: Path | None, repo: str, flag: str) -> Any:
     files = [source.hub_file(f"{owner}/{name}", front + one) for one in ("tokenizer_config.json", *TOKENIZER_FILES)]
     if not any(files):
         raise UserError(
-            Problem(flag, f"its tokenizer is not on this machine and https://huggingface.co/{owner}/{name} cannot be reached.",
-                    f"Connect once (a few MB are downloaded and kept), or put {front}tokenizer.json of that page beside the "
-                    f"text encoder's file, or give a diffusers folder, which carries its tokenizer.")
-        )  # fmt: skip
+            Problem(
+                flag,
+                say(
+                    "Its tokenizer is not on this machine and https://huggingface.co/{owner}/{name} cannot be reached.",
+                    owner=owner,
+                    name=name,
+                ),
+                say(
+                    "Connect once (a few MB are downloaded and kept), or put {front}tokenizer.json of that page "
+                    "beside the text encoder's file, or give a diffusers folder, which carries its tokenizer.",
+                    front=front,
+                ),
+            )
+        )
     return local_tokenizer(kind, next(file for file in files if file).parent)
 
 

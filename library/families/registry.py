@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from library.families.interface import Family, FamilySpec
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 MODULES = {
     "sd1": "library.families.sd1",
@@ -38,7 +39,9 @@ def get(name: str) -> Family:
     """The family's module. Raises UserError with the near names where there is none of that name."""
     if name not in MODULES:
         near = difflib.get_close_matches(name, MODULES, 3, 0.4) or list(MODULES)
-        raise UserError(Problem("--family", f"no architecture is called {name!r}.", f"Did you mean {', '.join(near)}?"))
+        raise UserError(
+            Problem("--family", say("No architecture is called {name!r}.", name=name), say("Did you mean {near}?", near=near))
+        )
     return cast(Family, importlib.import_module(MODULES[name]))
 
 

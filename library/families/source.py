@@ -14,6 +14,7 @@ from typing import Any
 from library.util.fetch import fetch, is_link
 from library.util.hub_access import patiently, present_place
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".sft")
 HUB_PAGES = ("models", "datasets", "spaces")
@@ -62,9 +63,17 @@ def missing(text: str, flag: str) -> UserError:
     parent = next((p for p in path.parents if p.exists()), Path())
     inside = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
     near = difflib.get_close_matches(path.name, inside, 3, 0.5)
-    hint = f" In {parent} there is: {', '.join(near)}." if near else f" The nearest folder that exists is {parent}."
+    hint = (
+        say("In {parent} there is: {near}.", parent=parent, near=near)
+        if near
+        else say("The nearest folder that exists is {parent}.", parent=parent)
+    )
     return UserError(
-        Problem(flag, f"{text} was not found.", f"Check the name; relative paths start from {Path.cwd()}.{hint}")
+        Problem(
+            flag,
+            say("{text} was not found.", text=text),
+            say("Check the name; relative paths start from {cwd}. {hint}", cwd=Path.cwd(), hint=hint),
+        )
     )
 
 
@@ -117,7 +126,7 @@ def hub_folder(repo: str, flag: str, parts: tuple[str, ...], dtype: str) -> Path
         raise UserError(
             Problem(
                 flag,
-                f"{repo} is not on this machine and the hub cannot be reached.",
+                say("{repo} is not on this machine and the hub cannot be reached.", repo=repo),
                 "Check the connection (and HF_ENDPOINT, if you use a mirror), or give a local file or folder.",
             )
         ) from error
@@ -152,7 +161,7 @@ def connection_errors() -> tuple[type[Exception], ...]:
 def _no_repository(repo: str, flag: str) -> Problem:
     return Problem(
         flag,
-        f"there is neither a file nor a folder {repo!r} here, nor a hub repository of that name that you can see.",
+        say("There is neither a file nor a folder {repo!r} here, nor a hub repository of that name that you can see.", repo=repo),
         "Check the spelling. A private or gated repository needs a token: set HF_TOKEN or run `hf auth login`.",
     )
 
@@ -161,11 +170,15 @@ def _refused(repo: str, flag: str, status: int) -> Problem:
     if status in (401, 403):
         return Problem(
             flag,
-            f"the hub refuses {repo} ({status}).",
+            say("The hub refuses {repo} ({status}).", repo=repo, status=status),
             "Open the repository's page and accept its terms, then set "
             "HF_TOKEN to a token that may read it. If a token is set, it may be wrong or expired.",
         )
-    return Problem(flag, f"the hub answers {status} for {repo}.", "Try again later, or give a local file or folder.")
+    return Problem(
+        flag,
+        say("The hub answers {status} for {repo}.", status=status, repo=repo),
+        "Try again later, or give a local file or folder.",
+    )
 
 
 def wanted_files(files: list[str], parts: tuple[str, ...], dtype: str) -> list[str]:
@@ -208,7 +221,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
-        raise UserError(Problem(str(path), f"is not readable JSON ({error}).", "Copy or download it again.")) from error
+        raise UserError(
+            Problem(str(path), say("This is not readable JSON ({error}).", error=error), "Copy or download it again.")
+        ) from error
     return found if isinstance(found, dict) else {}
 
 
@@ -232,12 +247,12 @@ def complete(folder: Path, flag: str, parts: tuple[str, ...]) -> dict[str, dict[
     """The configurations of a diffusers folder. Raises UserError where it is none or a part's config.json is missing."""
     index = read_json(folder / "model_index.json")
     if not index:
-        what = f"{folder} is not a diffusers model folder: it holds no model_index.json."
+        what = say("{folder} is not a diffusers model folder: it holds no model_index.json.", folder=folder)
         raise UserError(Problem(flag, what, inside(folder)))
     configs = part_configs(folder, index)
     lacks = [f"{part}/config.json" for part in parts if part not in configs]
     if lacks:
-        what = f"{folder} is incomplete: {', '.join(lacks)} missing."
+        what = say("{folder} is incomplete: {lacks} missing.", folder=folder, lacks=lacks)
         raise UserError(Problem(flag, what, "Copy or download the model folder again."))
     return configs
 
@@ -245,8 +260,8 @@ def complete(folder: Path, flag: str, parts: tuple[str, ...]) -> dict[str, dict[
 def inside(folder: Path) -> str:
     """What to give instead of a folder that is no model."""
     if (folder.parent / "model_index.json").is_file():
-        return f"Did you mean the folder above it, {folder.parent}?"
+        return say("Did you mean the folder above it, {folder}?", folder=folder.parent)
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in FILE_ENDINGS) if folder.is_dir() else []
     if len(files) == 1:
-        return f"Did you mean {files[0]}?"
-    return "Give the folder that holds model_index.json, or a single model file."
+        return say("Did you mean {near}?", near=files[0])
+    return say("Give the folder that holds model_index.json, or a single model file.")

@@ -16,6 +16,7 @@ from library.families import roles, unet
 from library.families.interface import Family, FamilySpec, Parts
 from library.families.roles import CROSS, SELF, TEXT
 from library.util.records import Problem, Target, UserError
+from library.util.said import say
 
 READS_TEXT = re.compile(r"\.to_(k|v|key|value)$")
 Rule = Callable[[Target], bool]
@@ -105,8 +106,11 @@ def _chosen(every: Sequence[Target], denoiser: Any, preset: str, spec: FamilySpe
 
 def _nothing(preset: str, title: str, every: Sequence[Target]) -> Problem:
     counts = ", ".join(f"{role} ({count})" for role, count in Counter(target.role for target in every).most_common())
-    return Problem("--slider_lora_target", f"{preset} names no attention module of {title}, which has: {counts}.",
-                   "Use --slider_lora_target auto.")
+    return Problem(
+        "--slider_lora_target",
+        say("{preset} names no attention module of {title}, which has: {counts}.", preset=preset, title=title, counts=counts),
+        "Use --slider_lora_target auto.",
+    )
 
 
 def described(preset: str, targets: Sequence[Target]) -> str:

@@ -14,6 +14,7 @@ from library.families import clip, source, unet, vae, weights
 from library.families.interface import LoadRequest, Parts
 from library.util.header import Header, Place
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 MODEL_FLAG = "--pretrained_model_name_or_path"
 UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "unet.", "")
@@ -119,7 +120,7 @@ def _complete(path: Path, header: Header, request: LoadRequest, texts: tuple[Tex
         raise UserError(
             Problem(
                 MODEL_FLAG,
-                f"{path.name} lacks {', '.join(lacks)}.",
+                say("{path} lacks {lacks}.", path=path.name, lacks=lacks),
                 "Choose the full checkpoint that you make pictures with (2 GB or more), or a diffusers folder.",
             )
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from library.families import weights
 from library.util.header import Header, Place
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +88,7 @@ def load(path: Path, default_config: Mapping[str, Any], dtype: str, device: str,
         if not is_vae(header):
             raise UserError(
                 Problem(
-                    "--vae", f"{path} holds no VAE.", "Choose a VAE file, or leave --vae out to use the model's own."
+                    "--vae", say("{path} holds no VAE.", path=path), "Choose a VAE file, or leave --vae out to use the model's own."
                 )
             )
         return make(default_config, header, dtype, device)
@@ -96,7 +97,7 @@ def load(path: Path, default_config: Mapping[str, Any], dtype: str, device: str,
         raise UserError(
             Problem(
                 "--vae",
-                f"{path} is no VAE folder: it holds no config.json.",
+                say("{path} is no VAE folder: it holds no config.json.", path=path),
                 "Give the VAE's file, its diffusers folder or the folder of a whole model.",
             )
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from library.families import weights
 from library.util.header import Header
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 if TYPE_CHECKING:
     import torch
@@ -55,11 +56,13 @@ def load(path: Path, default_config: Mapping[str, Any], dtype: str, device: str)
     if path.is_file():
         header = weights.usable(weights.read_header(path))
         if not is_vae(header):
-            raise UserError(Problem("--vae", f"{path} holds no VAE of this kind.", "Choose this model's own VAE file."))
+            raise UserError(
+                Problem("--vae", say("{path} holds no VAE of this kind.", path=path), "Choose this model's own VAE file.")
+            )
         return build(default_config, header, dtype, device)
     folder = path / "vae" if (path / "vae" / "config.json").is_file() else path
     if not (folder / "config.json").is_file():
-        raise UserError(Problem("--vae", f"{path} is no VAE folder: it holds no config.json.",
+        raise UserError(Problem("--vae", say("{path} is no VAE folder: it holds no config.json.", path=path),
                                 "Give the VAE's file, its diffusers folder or the folder of a whole model."))  # fmt: skip
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return build({**default_config, **config}, weights.folder_weights(folder, dtype), dtype, device)

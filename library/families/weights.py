@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from library.util.header import FileKind, Header, Place, join, read_header
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 if TYPE_CHECKING:
     import torch
@@ -104,7 +105,7 @@ class Reader:
             raise UserError(
                 Problem(
                     str(place.path),
-                    f"cannot be read ({error.strerror or error}).",
+                    say("This cannot be read ({value}).", value=error.strerror or error),
                     "Check the drive and that the file is still there.",
                 )
             ) from error
@@ -189,7 +190,13 @@ def _check(wanted: Mapping[str, tuple[int, ...]], places: Mapping[str, tuple[Pla
         raise UserError(
             Problem(
                 where,
-                f"lacks {len(missing)} of {len(wanted)} tensors of {what} (the first: {missing[0]}).",
+                say(
+                    "It lacks {missing} of {wanted} tensors of {what} (the first: {first}).",
+                    missing=len(missing),
+                    wanted=len(wanted),
+                    what=what,
+                    first=missing[0],
+                ),
                 "The file is not a complete model of this kind. Choose the full checkpoint.",
             )
         )
@@ -198,8 +205,14 @@ def _check(wanted: Mapping[str, tuple[int, ...]], places: Mapping[str, tuple[Pla
         raise UserError(
             Problem(
                 where,
-                f"{len(wrong)} tensors of {what} have another shape than this architecture's "
-                f"({name}: {list(shapes[name])} instead of {list(wanted[name])}).",
+                say(
+                    "{wrong} tensors of {what} have another shape than this architecture's ({name}: {shapes} instead of {wanted}).",
+                    wrong=len(wrong),
+                    what=what,
+                    name=name,
+                    shapes=list(shapes[name]),
+                    wanted=list(wanted[name]),
+                ),
                 "The file is of another architecture or a special version of it.",
             )
         )
@@ -232,7 +245,7 @@ def folder_weights(folder: Path, dtype: str = "fp32") -> Header:
     raise UserError(
         Problem(
             str(folder),
-            "holds no weights (no .safetensors and no .bin file).",
+            "It holds no weights (no .safetensors and no .bin file).",
             "The model folder is incomplete: copy or download it again.",
         )
     )
@@ -244,8 +257,13 @@ def given(path: Path) -> Header:
         return folder_weights(path)
     pieces = pieces_of(path)
     if gone := [piece for piece in pieces if not piece.is_file()]:
-        raise UserError(Problem(str(path), f"is one of {len(pieces)} pieces, and {gone[0].name} is not beside it.",
-                                "Put all pieces into one folder."))  # fmt: skip
+        raise UserError(
+            Problem(
+                str(path),
+                say("This is one of {pieces} pieces, and {gone} is not beside it.", pieces=len(pieces), gone=gone[0].name),
+                "Put all pieces into one folder.",
+            )
+        )
     return joined(usable(read_header(piece)) for piece in pieces)
 
 
@@ -278,12 +296,14 @@ def usable(header: Header, where: str | None = None) -> Header:
     """The header itself; UserError where the file is missing, damaged, quantised or contains code."""
     place = where or str(header.path)
     if not header.readable:
-        raise UserError(Problem(place, f"{header.detail}.", REMEDIES.get(header.kind, "Choose another file.")))
+        raise UserError(
+            Problem(place, say("This file {fault}.", fault=header.detail), REMEDIES.get(header.kind, "Choose another file."))
+        )
     scaled = any(name.endswith((".scale_weight", ".weight_scale", "scaled_fp8")) for name in header.shapes)
     if header.kind == FileKind.GGUF or scaled:
         form = "scaled 8-bit" if scaled else "GGUF"
-        detail = f"is a {form} file: its weights are quantised and cannot be trained on."
-        raise UserError(Problem(place, detail, REMEDIES[FileKind.GGUF]))
+        what = say("This is a {form} file: its weights are quantised and cannot be trained on.", form=form)
+        raise UserError(Problem(place, what, REMEDIES[FileKind.GGUF]))
     return header
 
 

@@ -11,6 +11,7 @@ from library.families.interface import Family, LoadRequest, Parts
 from library.families.unet_models import Layout, TextLayout
 from library.util.header import Place
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 FAMILIES = ("sd1", "sdxl")
 MARKS = {"v_pred": ("prediction_type", "v_prediction"), "ztsnr": ("rescale_betas_zero_snr", True)}
@@ -54,8 +55,14 @@ def open_whole(source: str, variant: str | None = None) -> Whole:
     """Find out what a model is and where all its weights lie. Raises UserError where it is no whole SD 1, 2 or XL model."""
     found = detect.identify(source)
     if found.family not in FAMILIES:
-        raise UserError(Problem(source, f"this is {found.what}", "Give an SD 1, SD 2 or SDXL checkpoint or diffusers folder; "
-                                "the models of other families are used in the form they have."))
+        raise UserError(
+            Problem(
+                source,
+                say("This is {what}.", what=found.what),
+                "Give an SD 1, SD 2 or SDXL checkpoint or diffusers folder; "
+                "the models of other families are used in the form they have.",
+            )
+        )
     family = registry.get(found.family)
     dtype = variant or "fp32"
     with weights.only_places() as noted:

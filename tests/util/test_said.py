@@ -14,6 +14,7 @@ from library.config.data_reading import SENTENCES
 from library.config.front_ends import FRONT_KEYS
 from library.config.ranges import BOUNDS, USUAL
 from library.config.rules import RULES
+from library.families.weights import REMEDIES
 from library.flags import SCRIPTS, flags_of
 from library.flags.elsewhere import INSTEAD
 from library.flags.flag import TYPE_WORDS
@@ -23,7 +24,7 @@ from library.util.language import LANGUAGES
 from library.util.said import Said, in_language, say, table
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("util", "flags", "config", "data", "optim", "preflight", "train", "save", "sample", "report")
+ROOMS = ("util", "flags", "config", "data", "optim", "preflight", "train", "save", "sample", "report", "families")
 """Rooms in which every sentence of a problem must stand in the tables of all languages."""
 MAKERS = {"Problem", "note", "stop", "warn", "NotUnderstood", "refuse", "_complain", "_stop"}
 """Functions that take sentences."""
@@ -55,6 +56,7 @@ def sentences() -> set[str]:
     found |= {text for pair in SENTENCES.values() for text in pair}
     found |= {*USUAL.values(), *(bounds for _, _, bounds in BOUNDS)}
     found |= {text for rule in RULES for text in (rule.what, rule.remedy)}
+    found |= set(REMEDIES.values())
     found |= {*INSTEAD.values(), *TYPE_WORDS.values()}
     found |= {key.text.template if isinstance(key.text, Said) else key.text for key in FRONT_KEYS.values()}
     found |= {flag.served.text for script in SCRIPTS for flag in flags_of(script).values()}
