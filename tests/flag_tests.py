@@ -107,6 +107,7 @@ TESTS: dict[str, str] = {
     "tests/train/test_sliders.py::test_a_pair_pulls_as_its_two_pictures_alone_would_with_the_same_noise": "slider_pairing",
     "tests/train/test_sliders.py::test_the_last_files_alpha_makes_one_what_the_drawn_pictures_ask_for":
         "slider_calibrate",
+    "tests/train/test_sliders.py::test_a_pair_teaches_the_way_from_one_picture_to_the_other": "slider_pair_goal",
     "tests/train/test_sliders.py::test_the_loss_of_a_slider_counts_noise_levels_by_the_clean_picture": "slider_loss",
     "tests/data_room/test_order.py::test_the_side_with_fewer_pictures_is_gone_through_again":
         "slider_balance",

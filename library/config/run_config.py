@@ -179,6 +179,8 @@ class SliderOrder:
     """Whether the sign with fewer batches goes through its pictures again, so that an epoch has no one-signed end."""
     calibrate: bool = True
     """Whether the last file's alpha makes strength 1 do what the pictures or texts ask for."""
+    pair_goal: Literal["change", "pictures"] = "change"
+    """What pairs teach: the way from one partner to the other, or each end its own picture."""
     loss: Literal["scale_free", "plain"] = "scale_free"
     """How noise levels count: by the error of the clean picture, or of the model's answer as in any other training."""
 

@@ -215,9 +215,12 @@ def text_slider(flags: Flags, problems: list[Problem]) -> TextSliderConfig | Non
 
 
 def slider_order(flags: Flags) -> SliderOrder:
+    loss = _slider_loss(flags)
+    # In the plain loss a change of the picture counts without bounds where there is little noise.
+    goal = "pictures" if loss == "plain" else flags["slider_pair_goal"]
     return SliderOrder(neutral=flags["slider_neutral"], pairing=flags["slider_pairing"],
                        balance=flags["slider_balance"] == "true",
-                       calibrate=flags["slider_calibrate"] == "true", loss=_slider_loss(flags))
+                       calibrate=flags["slider_calibrate"] == "true", loss=loss, pair_goal=goal)
 
 
 def _slider_loss(flags: Flags) -> str:

@@ -66,7 +66,7 @@ FLAG_OF = {
         "allow_truncated": "allow_truncated_images",
         "batch_size": "train_batch_size",
     },
-    "slider": {name: f"slider_{name}" for name in ("neutral", "pairing", "balance", "calibrate", "loss")},
+    "slider": {name: f"slider_{name}" for name in ("neutral", "pairing", "balance", "calibrate", "loss", "pair_goal")},
     "text": {
         "file": "prompts_file",
         "states": "text_slider_states",

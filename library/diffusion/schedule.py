@@ -51,6 +51,9 @@ class Schedule(Protocol):
     def in_picture(self, timesteps_B: torch.Tensor) -> torch.Tensor:
         """Squared error of the clean picture for one of the answer, float B: what x0 moves when the answer moves."""
 
+    def moved(self, change_BCHW: torch.Tensor, timesteps_B: torch.Tensor) -> torch.Tensor:
+        """How the network's own answer to a noised picture changes where the clean picture is to change by so much."""
+
     def weight(self, timesteps_B: torch.Tensor) -> torch.Tensor:
         """Loss weight that goes with the way timesteps are drawn, float B; 1 where there is none."""
 
@@ -119,6 +122,10 @@ class DiscreteSchedule:
     def in_picture(self, timesteps_B: torch.Tensor) -> torch.Tensor:
         bar = self.alphas_cumprod[timesteps_B.cpu()]
         return (1.0 - bar) / bar.clamp_min(SMALLEST_BAR) if self.space == "eps" else 1.0 - bar
+
+    def moved(self, change_BCHW: torch.Tensor, timesteps_B: torch.Tensor) -> torch.Tensor:
+        signal, sigma = self._mix(timesteps_B, change_BCHW)
+        return -change_BCHW / sigma * (signal if self.space == "eps" else 1.0)
 
     def weight(self, timesteps_B: torch.Tensor) -> torch.Tensor:
         return torch.ones(len(timesteps_B))
@@ -193,6 +200,9 @@ class FlowSchedule:
     def in_picture(self, timesteps_B: torch.Tensor) -> torch.Tensor:
         sigma_B = timesteps_B.cpu().float() / 1000
         return torch.ones_like(sigma_B) if self.reading.of_picture else sigma_B**2
+
+    def moved(self, change_BCHW: torch.Tensor, timesteps_B: torch.Tensor) -> torch.Tensor:
+        return -change_BCHW / per_item(timesteps_B.float().clamp_min(1.0) / 1000, change_BCHW)
 
     def weight(self, timesteps_B: torch.Tensor) -> torch.Tensor:
         sigmas_B = timesteps_B.cpu().float() / 1000

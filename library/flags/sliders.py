@@ -41,6 +41,14 @@ FLAGS = group(
         ours=True,
     ),
     Flag(
+        "slider_pair_goal",
+        default="change",
+        choices=("change", "pictures"),
+        help="What pairs teach: change = the way from one picture to the other, for pictures that differ in that thing alone; "
+        "pictures = each end its own picture, as without pairs (the only one with --slider_loss plain).",
+        ours=True,
+    ),
+    Flag(
         "slider_balance",
         default="true",
         const="true",

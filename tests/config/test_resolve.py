@@ -137,6 +137,21 @@ def test_slider_targets_are_named(argv, targets):
     assert resolved(argv).network.targets == targets
 
 
+@pytest.mark.parametrize(
+    ("argv", "loss", "goal"),
+    [
+        ([], "scale_free", "change"),
+        (["--slider_pair_goal=pictures"], "scale_free", "pictures"),
+        (["--slider_loss=plain"], "plain", "pictures"),
+        (["--min_snr_gamma=5"], "plain", "pictures"),
+        (["--min_snr_gamma=5", "--slider_loss=scale_free"], "scale_free", "change"),
+    ],
+)
+def test_who_weighs_noise_levels_himself_keeps_the_plain_loss_of_sliders(argv, loss, goal):
+    slider = resolved(argv).data.slider
+    assert (slider.loss, slider.pair_goal) == (loss, goal)
+
+
 def test_options_come_from_the_flag_then_the_checkpoint_then_the_default():
     assert resolved().model.options == {"v2": False, "v_parameterization": False}
     config = resolved(["--clip_skip=2"], v_parameterization=True, v2=True)

@@ -120,6 +120,8 @@ def test_the_picture_weight_turns_an_error_of_the_answer_into_that_of_the_pictur
         return (noised.x_BCHW - sigma * answer) / signal if space == "eps" else signal * noised.x_BCHW - sigma * answer
 
     assert torch.allclose(picture(answer), x0, atol=1e-4)
+    change = torch.randn(3, 4, 2, 2)
+    assert torch.allclose(picture(answer + schedule.moved(change, timesteps)), x0 + change, atol=1e-4)
     moved = (picture(answer + 0.1) - x0).square().mean((1, 2, 3)) / 0.01
     weights = picture_weight(schedule)
     assert torch.allclose(weights(timesteps) / weights(timesteps)[1], moved / moved[1], rtol=1e-3)

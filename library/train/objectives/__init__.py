@@ -14,7 +14,7 @@ from library.util.records import StepResult
 
 from .denoise import denoise
 from .neutral import Ends, anchored, at_full_strength
-from .pair import paired
+from .pair import changed, paired
 from .scale import scale_free
 from .text import as_leco, beside, from_pool
 
@@ -33,7 +33,8 @@ Table = Mapping[str, Objective]
 def choose(config: RunConfig, plan: DatasetPlan, guide: Guide | None = None) -> Objective:
     """The objective of a run: for each batch the one that its kind has in the run's table; texts are trained beside pictures."""
     neutral = {"plain": at_full_strength, "anchor": partial(anchored, ends_of(plan)), "skip": at_full_strength}
-    table: dict[str, Objective] = {"pictures": denoise, "pair": paired, "neutral": neutral[config.data.slider.neutral]}
+    pair = {"change": changed, "pictures": paired}[config.data.slider.pair_goal]
+    table: dict[str, Objective] = {"pictures": denoise, "pair": pair, "neutral": neutral[config.data.slider.neutral]}
     if guide is not None:
         texts: Objective = partial(beside, guide)
         table = {kind: both(objective, texts) for kind, objective in table.items()} | {"prompts": partial(from_pool, guide)}
