@@ -1,6 +1,6 @@
 """Do sliders slide? Trains them on the shipped model, draws at several strengths, and reads the pictures with a ruler.
 
-    python benchmarks/sliders.py                                        every attribute, every scheme: hours on one core
+    python benchmarks/sliders.py                                        every attribute, every scheme: an hour or two
     python benchmarks/sliders.py --attribute size --scheme pairs        one of them: a few minutes
     python benchmarks/sliders.py --attribute size --file FILE           measures a file
     python benchmarks/sliders.py --together size=FILE brightness=FILE   what each keeps of its effect beside the other
@@ -309,6 +309,22 @@ def r_squared(x: np.ndarray, y: np.ndarray) -> float:
     return float(1 - ((y - line) ** 2).sum() / ((y - y.mean()) ** 2).sum())
 
 
+HEAD = ("attribute", "scheme", "monotonic", "R2", "gain", "asymmetry", "shape and colour (base)", "others moved", "trained, s")
+
+
+def as_row(result: dict[str, Any]) -> str:
+    """A result as a line of a Markdown table."""
+    cells = [result["attribute"], SCHEMES[result["scheme"]].title.partition(":")[0],
+             *(f"{result[key]:.{digits}f}" for key, digits in (("monotonic", 2), ("R2", 3), ("gain", 2), ("asymmetry", 2))),
+             f"{result['shape and colour']:.2f} ({result['base']:.2f})", f"{result['others moved']:.3f}", str(result["seconds"])]
+    return f"| {' | '.join(cells)} |"
+
+
+def as_table(results: Sequence[dict[str, Any]]) -> str:
+    """All results as a Markdown table."""
+    return "\n".join([f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|", *map(as_row, results)])
+
+
 def kept_together(files: dict[str, Path], drawing: Drawing) -> dict[str, Any]:
     """What each of two sliders keeps of its effect where the other is at an end, 1 = all of it."""
     (one, first), (other, second) = ((ATTRIBUTES[name], file) for name, file in files.items())
@@ -353,6 +369,7 @@ def main(argv: list[str]) -> int:
         files = {name: Path(file) for name, _, file in (given.partition("=") for given in args.together)}
         print(json.dumps({"together": list(files)} | kept_together(files, drawing)), flush=True)
         return 0
+    results = []
     for name, attribute in ATTRIBUTES.items():
         if args.attribute not in (None, name):
             continue
@@ -362,7 +379,9 @@ def main(argv: list[str]) -> int:
             file, seconds = (args.file, 0.0) if args.file else trained(attribute, scheme, args.output / f"{name}-{key}", args.more)
             asked = asked_by_words(attribute, drawing) if scheme.texts else attribute.asked
             found = figures(attribute, drawing, swept(file, attribute, drawing), asked)
-            print(json.dumps({"attribute": name, "scheme": key, "seconds": round(seconds)} | found), flush=True)
+            results.append({"attribute": name, "scheme": key, "seconds": round(seconds)} | found)
+            print(json.dumps(results[-1]), flush=True)
+    print(as_table(results))
     return 0
 
 

@@ -22,7 +22,7 @@ WITH_ALPHA = ("networks.lora", "networks.lora_fa", "networks.loha")
 """Adapters whose every change of weight is proportional to the alpha in their file."""
 ROUNDS = 4
 """Factors that are tried at most."""
-CLOSE = 0.04
+CLOSE = 0.06
 """How far the effect may be from 1."""
 LEAST, MOST = 0.5, 2.0
 """The factor stays within these."""

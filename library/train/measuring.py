@@ -33,7 +33,7 @@ PICTURES = 64
 """Pictures of each side that the axis is found from."""
 TEXT_PICTURES = 16
 """Pictures of each end that the base model draws where texts tell the two apart."""
-LINES, PORTION = 24, 8
+LINES, PORTION = 24, 12
 """Pictures that are drawn at a strength: at most, and how many at first."""
 STEPS = 12
 """Their denoising steps."""
