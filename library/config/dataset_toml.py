@@ -224,6 +224,8 @@ def _subset(
 ) -> SubsetConfig:
     chosen = {name: fall_back(name, (values, own, general), flags) for name in KEYS if name in SUBSET_FIELDS}
     chosen |= {name: Path(chosen[name]) for name in PATH_FIELDS if chosen[name] is not None}
+    if chosen["is_reg"]:  # at +1, unless its own table says otherwise
+        chosen["slider_strength"] = values.get("slider_strength")
     chosen.setdefault("image_dir", None)
     return SubsetConfig(**{name: value for name, value in chosen.items() if value is not None or name == "image_dir"})
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from library.util.said import say
 
 from .loading import StepPlan
+from .order import balances
 from .plan import DatasetPlan
 
 
@@ -68,6 +69,8 @@ def of_plan(plan: DatasetPlan, steps: StepPlan) -> Arithmetic:
 def _reason(plan: DatasetPlan) -> str:
     if plan.partners:
         return say("both pictures of a pair share a batch")
+    if balances(plan) and plan.has_strengths:
+        return say("each strength fills its own batches, and the side with fewer comes again")
     if plan.has_strengths:
         return say("each strength fills its own batches")
     return say("buckets fill their own batches")

@@ -218,6 +218,13 @@ def test_the_nearest_strength_counts_whichever_of_its_names_is_used(tmp_path, ge
     assert data(tmp_path, text).data.parts[0].subsets[0].slider_strength == strength
 
 
+def test_regularisation_pictures_have_the_strength_of_their_own_table_alone(tmp_path):
+    text = ("[general]\nresolution = 512\nslider_strength = -1.0\n[[datasets]]\nnetwork_multiplier = 0.5\n[[datasets.subsets]]\n"
+            "image_dir = 'a'\n[[datasets.subsets]]\nimage_dir = 'b'\nis_reg = true\n[[datasets.subsets]]\nimage_dir = 'c'\n"
+            "is_reg = true\nslider_strength = 0")
+    assert [one.slider_strength for one in data(tmp_path, text).data.parts[0].subsets] == [0.5, None, 0.0]
+
+
 def test_two_names_of_one_strength_in_one_table_must_agree(tmp_path):
     text = f"{SIMPLE}slider_strength = 0.5\nnetwork_multiplier = -0.5\n"
     assert "slider_strength = 0.5 and network_multiplier = -0.5" in stopped(tmp_path, text)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from library.diffusion.schedule import ddpm
+from library.train.objectives import ends_of
 from library.train.objectives.denoise import denoise
 from library.train.objectives.neutral import Ends, anchored, at_full_strength
 from library.train.objectives.pair import paired
@@ -91,6 +92,12 @@ def test_an_anchored_picture_holds_both_ends_of_the_slider_to_the_base_models_an
     assert [float(part.loss.detach()) for _, part in found] == pytest.approx([(s * 0.25) ** 2 / 2 for s in (0.5, -1.5)])
     sum(part.loss for _, part in found).backward()
     assert float(toy.gain.grad) == pytest.approx((0.5**2 + 1.5**2) * 0.25)
+
+
+@pytest.mark.parametrize(("strengths", "ends"), [
+    ((0.5, 0.25, -1.5, 0.0, None), Ends(0.5, -1.5)), ((0.0, None), Ends(1.0, -1.0)), ((2.0, 0.0), Ends(2.0, -1.0))])
+def test_the_ends_that_are_anchored_are_the_strongest_strengths_of_the_pictures(strengths, ends):
+    assert ends_of(SimpleNamespace(items=[SimpleNamespace(strength=strength) for strength in strengths])) == ends
 
 
 def test_a_pair_is_asked_for_at_its_two_strengths_from_one_noise_and_one_timestep(toy):
