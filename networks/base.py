@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from library.util.records import Problem, Target, UserError
+from library.util.said import say
 from library.util.tensorfile import write_tensors
 from networks import keys, peft_files
 from networks.groups import GroupPlan, param_groups
@@ -173,8 +174,8 @@ class Adapter(nn.Module):
 def readable_weight(adapter: Adapter, argument: str) -> torch.Tensor:
     """The layer's weight in fp32. Raises UserError where it is quantised; ``argument`` is what needs it."""
     if not _is_plain(adapter.layer):
-        raise UserError(Problem(f"--network_args {argument}", f"it reads the weight of {adapter.target.path}, which is quantised",
-                                "Load the model unquantised, or leave the argument out."))
+        what = say("It reads the weight of {path}, which is quantised.", path=adapter.target.path)
+        raise UserError(Problem(f"--network_args {argument}", what, "Load the model unquantised, or leave the argument out."))
     return adapter.layer.weight.detach().float()
 
 
@@ -327,7 +328,7 @@ class AdapterNetwork(nn.Module):
         Only modules that the file has are merged. Raises UserError where the base is quantised.
         """
         if not self.is_mergeable():
-            raise UserError(Problem("--base_weights", "the model's layers are quantised: nothing can be merged into it",
+            raise UserError(Problem("--base_weights", "The model's layers are quantised: nothing can be merged into it.",
                                     "Merge the file into an unquantised model first, or load the model unquantised."))
         if weights_sd is not None:
             found, _ = keys.to_kohya(weights_sd, self.names)
@@ -418,8 +419,8 @@ class AdapterNetwork(nn.Module):
         mine = {a.lora_name for a in self.adapters}
         loaded = {name: parts for name, parts in found.items() if name in mine}
         if not loaded:
-            raise UserError(Problem(source, "none of its modules belongs to this model and network "
-                                    f"({_example(unknown, found)})", "Use a LoRA of this model's architecture."))
+            what = say("None of its modules belongs to this model and network ({unknown}).", unknown=_example(unknown, found))
+            raise UserError(Problem(source, what, "Use a LoRA of this model's architecture."))
         self._load(loaded, source)
         unknown += [name for name in found if name not in mine]
         return LoadInfo(tuple(sorted(mine - set(loaded))), tuple(unknown), len(loaded))
@@ -430,13 +431,14 @@ class AdapterNetwork(nn.Module):
         new = keys.flatten({name: mine[name].from_file(parts) for name, parts in modules.items() if name in mine})
         self._refuse_other_kinds(new, own, source)
         problems = [
-            Problem(source, f"{key} is {keys.shape_text(v.shape)} there and {keys.shape_text(own[key].shape)} here",
+            Problem(source, say("{key} is {shape_text} there and {shape_text2} here.", key=key,
+                                shape_text=keys.shape_text(v.shape), shape_text2=keys.shape_text(own[key].shape)),
                     "Give the --network_dim (and conv_dim) the file was made with, or --dim_from_weights.")
             for key, v in sorted(new.items()) if v.shape != own[key].shape]
         if problems:
             last = problems[min(2, len(problems) - 1)]
-            more = f", and so in {len(problems) - 3} more tensors" if len(problems) > 3 else ""
-            raise UserError(*problems[:2][:len(problems) - 1], replace(last, what=last.what + more))
+            what = say("{first} So are {count:more tensor|more tensors}.", first=last.what, count=len(problems) - 3)
+            raise UserError(*problems[:2][:len(problems) - 1], replace(last, what=what) if len(problems) > 3 else last)
         self.load_state_dict(new, strict=False)
         for adapter in self.adapters:
             adapter.scale = float(adapter.alpha) / adapter.lora_dim
@@ -447,10 +449,10 @@ class AdapterNetwork(nn.Module):
         wrong = sorted(set(new) - set(own)) + sorted(k for k in set(own) - set(new) if k.partition(".")[0] in loaded
                                                      and not k.endswith((f".{keys.ALPHA}", ".on_input")))
         if wrong:
-            here = "is in it, but this adapter has no such part" if wrong[0] in new else "is not in it"
-            raise UserError(Problem(source, f"{wrong[0]} {here}: the file is of another kind of adapter",
-                                    "Give the --network_module and --network_args (dora_wd, factor, ...) that it was made "
-                                    "with, or --dim_from_weights."))
+            what = say("{name} is in it, but this adapter has no such part: the file is of another kind of adapter."
+                       if wrong[0] in new else "{name} is not in it: the file is of another kind of adapter.", name=wrong[0])
+            raise UserError(Problem(source, what, "Give the --network_module and --network_args (dora_wd, factor, ...) that it was "
+                                    "made with, or --dim_from_weights."))
 
     @contextlib.contextmanager
     def alpha_times(self, factor: float) -> Iterator[None]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from library.util.records import Problem, Target, UserError
+from library.util.said import say
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +86,13 @@ def _numbers(flag: str, text: str | None, count: int, convert: Callable[[str], f
     except ValueError as error:
         raise UserError(Problem(f"--network_args {flag}={text}", f"{error}", "Write numbers with commas.")) from error
     if len(values) != count:
-        raise UserError(Problem(f"--network_args {flag}={text}", f"this model has {count} blocks, {len(values)} values "
-                                "were given", f"Give {count} numbers with commas, one a block."))
+        raise UserError(
+            Problem(
+                f"--network_args {flag}={text}",
+                say("This model has {count} blocks, {values} values were given.", count=count, values=len(values)),
+                say("Give {count} numbers with commas, one a block.", count=count),
+            )
+        )
     return values
 
 
@@ -146,9 +152,17 @@ def _weights(flag: str, text: str | None, count: int, threshold: float) -> list[
         else:
             values = [float(part) if part.strip() else 0.0 for part in text.split(",")]
     except ValueError as error:
-        raise UserError(Problem(f"--network_args {flag}={text}", "this is neither a list of numbers nor a known curve",
-                                f"Give {count} numbers with commas, or one of {', '.join(_CURVES)}, with +0.25 after "
-                                "it to raise all.")) from error
+        raise UserError(
+            Problem(
+                f"--network_args {flag}={text}",
+                "This is neither a list of numbers nor a known curve.",
+                say(
+                    "Give {count} numbers with commas, or one of {curves}, with +0.25 after it to raise all.",
+                    count=count,
+                    curves=_CURVES,
+                ),
+            )
+        ) from error
     if len(values) != count:
         word = "those after it are left out" if len(values) > count else "the missing ones are 1"
         logger.warning("%s has %d values, this model has %d such blocks: %s", flag, len(values), count, word)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from library.util.records import Problem, Target, UserError
+from library.util.said import say
 from networks import blocks, keys, peft_files, ranks, role_dims, role_rates
 from networks.base import AdapterNetwork, Dropouts, Kind, NetworkPlan
 from networks.groups import GroupPlan
@@ -34,7 +35,7 @@ def _groups(kind: Kind, options: LowRankOptions, weights: Sequence[float] | None
 def _dropouts(neuron: float | None, options: LowRankOptions) -> Dropouts:
     asked = {"--network_dropout": neuron, "rank_dropout": options.rank_dropout,
              "module_dropout": options.module_dropout}
-    wrong = [Problem(name, f"{p} is not a probability", "Give a number from 0 to below 1.")
+    wrong = [Problem(name, say("{p} is not a probability.", p=p), "Give a number from 0 to below 1.")
              for name, p in asked.items() if p is not None and not 0 <= p < 1]
     if wrong:
         raise UserError(*wrong)
@@ -70,8 +71,13 @@ def build(kind: Kind, targets: Sequence[Target], size: tuple[int | None, float |
     if options.use_rslora:
         plan = _rank_stabilised(plan)
     if not plan:
-        raise UserError(Problem("--network_dim", f"no module of this model gets an adapter (dim {size[0]}, arguments "
-                                f"{dict(args)})", "Give a dim above 0, and patterns or blocks that leave some module."))
+        raise UserError(
+            Problem(
+                "--network_dim",
+                say("No module of this model gets an adapter (dim {size}, arguments {args}).", size=size[0], args=dict(args)),
+                "Give a dim above 0, and patterns or blocks that leave some module.",
+            )
+        )
     if options.verbose:
         for name, rank in plan.items():
             logger.info("%s: dim %d, alpha %g", name, rank.dim, rank.alpha)
@@ -90,8 +96,10 @@ def build_from_weights(kind: Kind, targets: Sequence[Target], tensors: Mapping[s
     modules = {name: parts for name, parts in modules.items() if kind.rank_of(parts) is not None}
     if not modules:
         what = keys.identify(tensors)
-        seen = f"a {what.kind} file of another architecture" if what.kind else "not an adapter file"
-        raise UserError(Problem("--network_weights", f"this is {seen}" + (f" (it has {unknown[0]})" if unknown else ""),
+        part = say(" (it has {name})", name=unknown[0]) if unknown else ""
+        seen = (say("This is a {kind} file of another architecture{part}.", kind=what.kind, part=part) if what.kind
+                else say("This is not an adapter file{part}.", part=part))  # fmt: skip
+        raise UserError(Problem("--network_weights", seen,
                                 "Use a LoRA that was made for this model's architecture."))
     weights = _lr_weights(options, targets)
     dropouts = Dropouts() if for_inference else _dropouts(None, options)

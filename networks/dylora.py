@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from library.util.records import Problem, Target, UserError
+from library.util.said import say
 from networks.base import Kind, Setup, Strength
 from networks.contract import functions
 from networks.lowrank import LowRank, LowRankOptions, rank_of_file, scaled, thin
@@ -32,8 +33,13 @@ class Nested(LowRank):
     def __init__(self, target: Target, setup: Setup, strength: Strength):
         unit = setup.options.unit
         if unit < 1 or setup.rank.dim % unit:
-            raise UserError(Problem(f"--network_args unit={unit}", f"dim {setup.rank.dim} is not a multiple of it",
-                                    "Give a unit that divides --network_dim (and conv_dim)."))
+            raise UserError(
+                Problem(
+                    f"--network_args unit={unit}",
+                    say("The dim {dim} is not a multiple of it.", dim=setup.rank.dim),
+                    "Give a unit that divides --network_dim (and conv_dim).",
+                )
+            )
         super().__init__(target, setup, strength)
         self.unit = unit
         self._flattens = False

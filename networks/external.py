@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from library.util.records import Problem, UserError
+from library.util.said import say
 from library.util.tensorfile import write_tensors
 from networks import keys, lycoris_fixes, peft_files
 from networks.base import LoadInfo
@@ -73,8 +74,8 @@ def one_or_list(models: Sequence[Any]) -> Any:
 def _function(module: ModuleType, module_name: str, name: str) -> Callable[..., Any]:
     function = vars(module).get(name)
     if function is None:
-        raise UserError(Problem(f"--network_module {module_name}", f"this module has no function {name}",
-                                "docs/network-modules.md says what a network module must offer."))
+        raise UserError(Problem(f"--network_module {module_name}", say("This module has no function {name}.", name=name),
+                                "See docs/network-modules.md for what a network module must offer."))
     return function
 
 
@@ -83,9 +84,13 @@ def _call(module_name: str, function: Callable[..., Any], *args: Any, **kwargs: 
     try:
         return function(*args, **kwargs)
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError, NotImplementedError) as error:
-        raise UserError(Problem(f"--network_module {module_name}", f"it refused to make a network: "
-                                f"{type(error).__name__}: {error}", "Check --network_args against its documentation.")
-                        ) from error
+        raise UserError(
+            Problem(
+                f"--network_module {module_name}",
+                say("It refused to make a network: {kind}: {error}", kind=type(error).__name__, error=error),
+                "Check --network_args against its documentation.",
+            )
+        ) from error
 
 
 def adapters_of(inner: Any) -> list[Any]:
@@ -212,7 +217,7 @@ class ForeignNetwork(nn.Module):
         Raises UserError where the package has no way to.
         """
         if self._method("restore") is None:
-            raise UserError(Problem("--network_module", f"{type(self.inner).__name__} cannot be taken off a model",
+            raise UserError(Problem("--network_module", say("{kind} cannot be taken off a model.", kind=type(self.inner).__name__),
                                     "Use one of this program's own network modules for this."))
         self.inner.restore()
 
@@ -295,7 +300,7 @@ class ForeignNetwork(nn.Module):
         """
         method = self._method("apply_max_norm_regularization")
         if method is None:
-            raise UserError(Problem("--scale_weight_norms", f"{type(self.inner).__name__} cannot scale its weights",
+            raise UserError(Problem("--scale_weight_norms", say("{kind} cannot scale its weights.", kind=type(self.inner).__name__),
                                     "Leave --scale_weight_norms out with this network module."))
         count, mean, largest = method(max_norm_value, device)
         return int(count), float(mean), float(largest)
@@ -328,14 +333,14 @@ class ForeignNetwork(nn.Module):
         mine = {key.rpartition(".")[0].split(".")[0] for key in self.inner.state_dict()}
         loaded = {stem: parts for stem, parts in modules.items() if stem in mine}
         if not loaded:
-            raise UserError(Problem(source, "none of its modules belongs to this model and network",
+            raise UserError(Problem(source, "None of its modules belongs to this model and network.",
                                     "Use a file of this network module and of this model's architecture."))
         if lycoris_fixes.is_lycoris(self.inner):
             lycoris_fixes.before_loading(self.adapters)
         try:
             self.load_state_dict(keys.flatten(loaded), strict=False)
         except RuntimeError as error:
-            raise UserError(Problem(source, f"it does not fit this network: {str(error).splitlines()[-1].strip()}",
+            raise UserError(Problem(source, say("It does not fit this network: {value}", value=str(error).splitlines()[-1].strip()),
                                     "Give the dims the file was made with, or --dim_from_weights.")) from error
         return LoadInfo(tuple(sorted(mine - set(loaded))), tuple(sorted(set(modules) - mine)), len(loaded))
 

@@ -40,7 +40,7 @@ def work(args: argparse.Namespace) -> None:
     """Into the model where one is given, else into one file."""
     typed = [flag for flag in TEXT_ENCODERS if vars(args)[flag.removeprefix("--")]]
     if typed:
-        raise UserError(Problem(" ".join(typed), "text encoders in files of their own are not merged into",
+        raise UserError(Problem(" ".join(typed), "Text encoders in files of their own are not merged into.",
                                 "Leave it out, or merge into a diffusers folder, which holds the text encoders too."))
     if args.flux_model:
         merge_command.merge_into_model(args, args.flux_model, "--flux_model", device=args.working_device)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from library.util.records import Problem, UserError
+from library.util.said import say
 from networks.blocks import index_of
 from networks.ranks import parse_patterns, value_for
 
@@ -49,7 +50,11 @@ def _text_rates(rates: float | Sequence[float] | None, default: float | None, co
     if not isinstance(rates, Sequence):
         return [rates] * count
     if len(rates) > count > 0:
-        what = f"{len(rates)} rates were given, this model has {count} text encoder{'s' * (count > 1)}"
+        what = say(
+            "{rates} rates were given, but this model has {count:text encoder|text encoders}.",
+            rates=len(rates),
+            count=count,
+        )
         raise UserError(Problem(f"--text_encoder_lr {' '.join(map(str, rates))}", what, "Give one, or one for each."))
     return [*rates, *[rates[-1]] * (count - len(rates))]
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from library.util.records import Problem, Target, UserError
+from library.util.said import say
 from networks import keys, peft_files
 from networks.base import Adapter, AdapterNetwork, Kind, NetworkPlan, Setup, Strength, readable_weight, sizes_of
 from networks.options import read_options
@@ -105,14 +106,19 @@ def create_network(multiplier: float, network_dim: int | None, network_alpha: fl
     """
     options = read_options(IA3Options, network_args, "networks.ia3")
     if neuron_dropout:
-        raise UserError(Problem(f"--network_dropout {neuron_dropout}", "(IA)^3 has no inner values that could be left out",
+        raise UserError(Problem(f"--network_dropout {neuron_dropout}", "(IA)^3 has no inner values that could be left out.",
                                 "Leave --network_dropout out."))
     if network_dim is not None:
         logger.info("(IA)^3 has no rank: --network_dim and --network_alpha do nothing")
     chosen = _chosen(targets if targets is not None else derive_targets(text_encoder, unet), options)
     if not chosen:
-        raise UserError(Problem("--network_module networks.ia3", f"no module of this model is adapted (arguments {network_args})",
-                                "Give patterns that leave some module."))
+        raise UserError(
+            Problem(
+                "--network_module networks.ia3",
+                say("No module of this model is adapted (arguments {network_args}).", network_args=network_args),
+                "Give patterns that leave some module.",
+            )
+        )
     return _network(chosen, options, multiplier)
 
 
@@ -136,7 +142,7 @@ def create_network_from_weights(multiplier: float, file: Path | str | None, vae:
     modules, unknown = keys.to_kohya(tensors, keys.Names.of(own))
     mine = {name: parts for name, parts in modules.items() if _rank_of(parts)}
     if not mine:
-        seen = f" (it has {unknown[0]})" if unknown else ""
-        raise UserError(Problem("--network_weights", f"this file has no (IA)^3 module of this model{seen}",
+        seen = say(" (it has {name})", name=unknown[0]) if unknown else ""
+        raise UserError(Problem("--network_weights", say("This file has no (IA)^3 module of this model{seen}.", seen=seen),
                                 "Use an (IA)^3 file that was made for this model's architecture."))
     return _network([t for t in own if t.name in mine], options, multiplier, mine), tensors

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from library.util.records import Problem, Target, UserError
+from library.util.said import say
 from networks import fused
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _standing(lengths: torch.Tensor) -> torch.Tensor:
 def lying(stem: str, lengths: torch.Tensor) -> torch.Tensor:
     """``dora_scale`` as peft has it. Raises UserError for lengths of inputs (lycoris without wd_on_output)."""
     if lengths.shape[0] == 1 and lengths.numel() > 1:
-        raise UserError(Problem(stem, "its lengths (dora_scale) are the inputs'; diffusers' format knows only the outputs'",
+        raise UserError(Problem(stem, "Its lengths (dora_scale) are the inputs'; diffusers' format knows only the outputs'.",
                                 "Keep kohya's format, or train with wd_on_output=True."))
     return lengths.reshape(1, -1, 1, 1) if lengths.dim() == 4 else lengths.flatten()
 
@@ -338,8 +339,13 @@ def from_kohya(tensors: Mapping[str, torch.Tensor], fmt: FileFormat, names: Name
         stem = f"diffusion_model.{whole.native}" if whole is not None else names.stem(name, fmt)
         if kind_of(parts) != "lora" or MID in parts:
             if fmt == "diffusers":
-                raise UserError(Problem("--save_format diffusers", f"{name} is a {kind_of(parts)} module; diffusers' "
-                                        "format has no names for it", "Use --save_format kohya (image UIs read it)."))
+                raise UserError(
+                    Problem(
+                        "--save_format diffusers",
+                        say("{name} is a {parts} module; diffusers' format has no names for it.", name=name, parts=kind_of(parts)),
+                        "Use --save_format kohya (image UIs read it).",
+                    )
+                )
             written.update({f"{stem}.{suffix}": tensor for suffix, tensor in parts.items()})
             continue
         down, up = folded(parts)

@@ -31,7 +31,7 @@ def _adapter(target: Target, setup: Setup, strength: Strength) -> LowRank:
         return (WeightDecomposed if keys.DORA in setup.parts else LowRank)(target, setup, strength)
     options = setup.options
     if options.dora_wd and options.init != "normal":
-        raise UserError(Problem(f"--network_args dora_wd init={options.init}", "DoRA has a start of its own",
+        raise UserError(Problem(f"--network_args dora_wd init={options.init}", "DoRA has a start of its own.",
                                 "Leave one of the two out."))
     return (WeightDecomposed if options.dora_wd else STARTS[options.init])(target, setup, strength)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from library.util.records import Problem, UserError
+from library.util.said import say
 from networks import keys
 
 if TYPE_CHECKING:
@@ -151,11 +152,11 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
-        raise UserError(Problem(where, "there is no such file", "Check the path.")) from error
+        raise UserError(Problem(where, "There is no such file.", "Check the path.")) from error
     except json.JSONDecodeError as error:
-        raise UserError(Problem(where, f"this is not JSON: {error}", "Mend the line named.")) from error
+        raise UserError(Problem(where, say("This is not JSON: {error}", error=error), "Mend the line named.")) from error
     if not isinstance(config, dict):
-        raise UserError(Problem(where, "this is not a JSON object", "Write {\"algo\": \"lokr\", ...}."))
+        raise UserError(Problem(where, "This is not a JSON object.", "Write {\"algo\": \"lokr\", ...}."))
     return config
 
 
@@ -195,8 +196,8 @@ def _preset(args: dict[str, Any]) -> tuple[dict[str, Any], str]:
     found = PRESET[word] if word in PRESET else read_preset(word)
     if found is None:
         known = ", ".join(sorted(name for name in PRESET if name != _OWN_PRESET))
-        raise UserError(Problem(f"--network_args preset={word}", "this is neither a preset of lycoris nor a TOML file",
-                                f"Its presets are {known}."))
+        raise UserError(Problem(f"--network_args preset={word}", "This is neither a preset of lycoris nor a TOML file.",
+                                say("Its presets are {known}.", known=known)))
     return dict(found), word
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from library.util.records import Problem, Target, UserError
+from library.util.said import say
 from networks import keys, peft_files
 from networks.base import Adapter, AdapterNetwork, Kind, NetworkPlan, Setup, Strength, sizes_of
 from networks.options import read_options
@@ -112,9 +113,15 @@ def _wanted(target: Target, options: OftOptions) -> bool:
 def _refuse_uneven(targets: Sequence[Target], dim: int) -> None:
     uneven = [t for t in targets if sizes_of(t.module)[1] % dim]
     if dim < 1 or uneven:
-        some = f"{uneven[0].path} has {sizes_of(uneven[0].module)[1]} outputs" if uneven and dim > 0 else "it is below 1"
-        raise UserError(Problem(f"--network_dim {dim}", f"for OFT this is the number of equal blocks of outputs, but {some}",
-                                "Give a number that divides every layer's outputs: 2, 4 or 8."))
+        some = (say("{path} has {outputs} outputs", path=uneven[0].path, outputs=sizes_of(uneven[0].module)[1])
+                if uneven and dim > 0 else say("it is below 1"))  # fmt: skip
+        raise UserError(
+            Problem(
+                f"--network_dim {dim}",
+                say("For OFT this is the number of equal blocks of outputs, but {some}.", some=some),
+                "Give a number that divides every layer's outputs: 2, 4 or 8.",
+            )
+        )
 
 
 def create_network(multiplier: float, network_dim: int | None, network_alpha: float | None, vae: Any, text_encoder: Any,
@@ -126,14 +133,14 @@ def create_network(multiplier: float, network_dim: int | None, network_alpha: fl
     """
     options = read_options(OftOptions, network_args, "networks.oft")
     if neuron_dropout:
-        raise UserError(Problem(f"--network_dropout {neuron_dropout}", "OFT has no inner values that could be left out",
+        raise UserError(Problem(f"--network_dropout {neuron_dropout}", "OFT has no inner values that could be left out.",
                                 "Leave --network_dropout out."))
     dim = DEFAULT_DIM if network_dim is None else network_dim
     alpha = DEFAULT_BOUND if network_alpha is None else float(network_alpha)
     found = targets if targets is not None else derive_targets(text_encoder, unet)
     chosen = [t for t in named(found) if _wanted(t, options)]
     if not chosen:
-        raise UserError(Problem("--network_module networks.oft", "no layer of this model is adapted by it",
+        raise UserError(Problem("--network_module networks.oft", "No layer of this model is adapted by it.",
                                 "Give --network_args enable_all_linear=true, or another module."))
     _refuse_uneven(chosen, dim)
     ranks = {t.name: Rank(dim, alpha) for t in chosen}
@@ -155,8 +162,8 @@ def create_network_from_weights(multiplier: float, file: Path | str | None, vae:
     ranks = {name: Rank(blocks, alpha if (alpha := keys.alpha_of(parts)) is not None else DEFAULT_BOUND)
              for name, parts in modules.items() if (blocks := _blocks_of(parts)) is not None}
     if not ranks:
-        seen = f" (it has {unknown[0]})" if unknown else ""
-        raise UserError(Problem("--network_weights", f"this file has no OFT module of this model{seen}",
+        seen = say(" (it has {name})", name=unknown[0]) if unknown else ""
+        raise UserError(Problem("--network_weights", say("This file has no OFT module of this model{seen}.", seen=seen),
                                 "Use an OFT file that was made for this model's architecture."))
     chosen = [t for t in own if t.name in ranks]
     return AdapterNetwork(NetworkPlan(KIND, chosen, ranks, options=options, multiplier=multiplier)), tensors

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 Options = TypeVar("Options")
 
@@ -72,7 +73,7 @@ def read_options(cls: type[Options], args: Mapping[str, Any], module: str) -> Op
         if name not in fields and name in NOT_HERE and str(value).strip().lower() in _FALSE:
             continue
         if name not in fields:
-            problems.append(Problem(where, f"{module} has no argument {name!r}",
+            problems.append(Problem(where, say("{module} has no argument {name!r}.", module=module, name=name),
                                     NOT_HERE.get(name) or _near(name, list(fields))))
             continue
         if value is None:
@@ -81,11 +82,23 @@ def read_options(cls: type[Options], args: Mapping[str, Any], module: str) -> Op
         try:
             values[name] = convert(str(value))
         except ValueError:
-            problems.append(Problem(where, f"{name} must be {kind}; {value!r} is not", f"Write {name}=VALUE."))
+            problems.append(
+                Problem(
+                    where,
+                    say("{name} must be {kind}; {value!r} is not.", name=name, kind=kind, value=value),
+                    say("Write {name}=VALUE.", name=name),
+                )
+            )
             continue
         choices = fields[name].metadata.get("choices")
         if choices and values[name] not in choices:
-            problems.append(Problem(where, f"{name} cannot be {value!r}", f"Choose one of {', '.join(choices)}."))
+            problems.append(
+                Problem(
+                    where,
+                    say("{name} cannot be {value!r}.", name=name, value=value),
+                    say("Choose one of {choices}.", choices=choices),
+                )
+            )
     if problems:
         raise UserError(*problems)
     return cls(**values)

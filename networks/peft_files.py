@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from library.util.records import Problem, UserError
+from library.util.said import say
 from library.util.tensorfile import read_metadata, read_tensors
 from networks import keys
 
@@ -32,7 +33,7 @@ def read(path: Path | str) -> dict[str, torch.Tensor]:
     path = Path(path)
     tensors = read_tensors(path)
     if (name := keys.only_in_peft(tensors)) is not None:
-        raise UserError(Problem(str(path), f"this is peft's {name}, an adapter of its own that only peft runs",
+        raise UserError(Problem(str(path), say("This is peft's {name}, an adapter of its own that only peft runs.", name=name),
                                 "Merge it into the model with peft (merge_and_unload), or give a LoRA, LoHa or LoKr file."))
     return _with_scale(tensors, _config_of(path))
 

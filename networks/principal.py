@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from library.util.records import Problem, Target, UserError
+from library.util.said import say
 from networks import keys
 from networks.base import Setup, Strength, readable_weight
 from networks.lowrank import LowRank, product, product_norm, scaled
@@ -27,8 +28,17 @@ def main_directions(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torc
     matrix = weight.flatten(1).float()
     left, values, right = torch.svd_lowrank(matrix, min(rank + SPARE, *matrix.shape), POWER)
     if rank > len(values):
-        raise UserError(Problem(f"--network_dim {rank}", f"a layer of {keys.shape_text(matrix.shape)} has only {len(values)} "
-                                "singular directions", "Give a smaller dim, or leave init out."))
+        raise UserError(
+            Problem(
+                f"--network_dim {rank}",
+                say(
+                    "A layer of {shape_text} has only {values} singular directions.",
+                    shape_text=keys.shape_text(matrix.shape),
+                    values=len(values),
+                ),
+                "Give a smaller dim, or leave init out.",
+            )
+        )
     return left[:, :rank], values[:rank], right[:, :rank]
 
 
@@ -49,8 +59,8 @@ class Principal(LowRank):
 
     def __init__(self, target: Target, setup: Setup, strength: Strength):
         if setup.dropouts.neuron is not None or setup.dropouts.rank is not None:
-            raise UserError(Problem("--network_args init=pissa", "dropout inside the adapter would leave out parts of the "
-                                    "base model", "Leave --network_dropout and rank_dropout out, or init=pissa."))
+            raise UserError(Problem("--network_args init=pissa", "Dropout inside the adapter would leave out parts of the "
+                                    "base model.", "Leave --network_dropout and rank_dropout out, or init=pissa."))
         super().__init__(target, setup, strength)
         self._flattens = False
         down, up = self.lora_down.weight, self.lora_up.weight

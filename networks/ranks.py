@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from library.util.records import Problem, Target, UserError
+from library.util.said import say
 from networks import blocks
 from networks.blocks import BlockWords
 
@@ -60,9 +61,9 @@ def parse_patterns(flag: str, text: str | None, convert: Callable[[str], float])
         try:
             pairs.append((re.compile(pattern.strip()), convert(value)))
         except (ValueError, re.error) as error:
-            what = f"{part!r} is not of the form regex=number ({error})"
+            what = say("{part!r} is not of the form regex=number ({error}).", part=part, error=error)
             raise UserError(Problem(f"--network_args {flag}={text}", what,
-                                    f"Write {flag}=REGEX=NUMBER, with commas between several.")) from error
+                                    say("Write {flag}=REGEX=NUMBER, with commas between several.", flag=flag))) from error
     return pairs
 
 
@@ -80,8 +81,13 @@ def _wanted(request: RankRequest) -> Callable[[Target], bool]:
         try:
             return [re.compile(w.strip().strip("'\"")) for w in words if w.strip()]
         except re.error as error:
-            raise UserError(Problem(f"--network_args {flag}={text}", f"this is not a regular expression ({error})",
-                                    "Write regular expressions on module paths, with commas between.")) from error
+            raise UserError(
+                Problem(
+                    f"--network_args {flag}={text}",
+                    say("This is not a regular expression ({error}).", error=error),
+                    "Write regular expressions on module paths, with commas between.",
+                )
+            ) from error
 
     include, exclude = compiled("include_patterns", request.include), compiled("exclude_patterns", request.exclude)
 
@@ -134,7 +140,7 @@ def _refuse_lonely(words: BlockWords) -> None:
     """Block alphas and block convolutions act only beside block_dims or block learning rates: alone they do nothing."""
     lonely = {"block_alphas": words.alphas, "conv_block_dims": words.conv_dims, "conv_block_alphas": words.conv_alphas}
     if given := [name for name, text in lonely.items() if text is not None]:
-        raise UserError(Problem(f"--network_args {given[0]}", f"{', '.join(given)} without block_dims has no effect",
+        raise UserError(Problem(f"--network_args {given[0]}", say("{given} without block_dims has no effect.", given=given),
                                 "Give block_dims too, or leave it out and use conv_dim / conv_alpha."))
 
 

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from library.util.records import Problem, UserError
+from library.util.said import say
 from networks import keys, role_rates
 from networks.request import NetworkRequest
 from networks.role_dims import with_outer
@@ -95,10 +96,22 @@ def _unknown_module(module_name: str, error: ModuleNotFoundError) -> UserError:
     package = module_name.partition(".")[0]
     if package != "networks" and error.name == package:
         wheel = {"lycoris": "lycoris-lora"}.get(package, package)
-        return UserError(Problem(where, f"the package {package!r} is not installed", f"Run: pip install {wheel}"))
+        return UserError(
+            Problem(
+                where,
+                say("The package {package!r} is not installed.", package=package),
+                say("Run: pip install {wheel}", wheel=wheel),
+            )
+        )
     near = difflib.get_close_matches(module_name, names(), n=2, cutoff=0.6)
-    hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    return UserError(Problem(where, f"there is no such module ({error})", f"{hint}Ours are {', '.join(names())}."))
+    hint = say("Did you mean {near}? ", near=' or '.join(near)) if near else ""
+    return UserError(
+        Problem(
+            where,
+            say("There is no such module ({error}).", error=error),
+            say("{hint}Ours are {names}.", hint=hint, names=", ".join(names())),
+        )
+    )
 
 
 def create(module_name: str, request: NetworkRequest) -> Any:
@@ -139,7 +152,7 @@ def create_from_weights(module_name: str, request: NetworkRequest, weights: Path
 def attach(module_name: str, request: NetworkRequest) -> Any:
     """Make the network, load ``request.weights`` where given, and hang it on the model."""
     if request.dim_from_weights and request.weights is None:
-        raise UserError(Problem("--dim_from_weights", "there is no file to take the dim from",
+        raise UserError(Problem("--dim_from_weights", "There is no file to take the dim from.",
                                 "Give --network_weights too, or --network_dim instead."))
     if request.dim_from_weights:
         network, tensors = create_from_weights(module_name, request, request.weights)

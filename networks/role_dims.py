@@ -79,10 +79,10 @@ def translated(args: Mapping[str, Any], targets: Sequence[Target]) -> dict[str, 
         try:
             needed, pairs = reader.read(name, str(args[name]).strip())
         except (ValueError, KeyError):
-            problems.append(Problem(f"--network_args {name}={args[name]}", "this cannot be read", reader.how(name)))
+            problems.append(Problem(f"--network_args {name}={args[name]}", "This cannot be read.", reader.how(name)))
             continue
         if any(not any(re.fullmatch(pattern, path) for path in paths) for pattern in needed):
-            problems.append(Problem(f"--network_args {name}={args[name]}", "this model has no such layers",
+            problems.append(Problem(f"--network_args {name}={args[name]}", "This model has no such layers.",
                                     "Leave it out, or use network_reg_dims with patterns on this model's layers."))
         found[reader.kind] += pairs
     if problems:

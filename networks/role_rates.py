@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from library.util.records import Problem, Target, UserError
+from library.util.said import say
 
 RATES: Mapping[str, str] = {
     "self_attn_lr": "self-attention",
@@ -42,15 +43,15 @@ def translated(args: Mapping[str, Any], targets: Sequence[Target]) -> dict[str, 
         try:
             rate = float(args[name])
         except ValueError:
-            problems.append(Problem(where, "this is no number", "Give a learning rate; 0 leaves these layers untrained."))
+            problems.append(Problem(where, "This is no number.", "Give a learning rate; 0 leaves these layers untrained."))
             continue
         if not paths:
-            problems.append(Problem(where, f"no layer of this model's {role} carries an adapter",
+            problems.append(Problem(where, say("No layer of this model's {role} carries an adapter.", role=role),
                                     WAY_OUT.get(name, "Leave it out.")))
         found.append(f"{pattern_of(paths)}={rate:g}")
     if args.get(TEXT_ADAPTER) not in (None, "False", "false") and not any(t.role == RATES["llm_adapter_lr"] for t in own):
         problems.append(Problem(f"--network_args {TEXT_ADAPTER}={args[TEXT_ADAPTER]}",
-                                "this model has no adapter between text encoder and transformer", "Leave it out."))
+                                "This model has no adapter between text encoder and transformer.", "Leave it out."))
     if problems:
         raise UserError(*problems)
     theirs = [str(rest["network_reg_lrs"])] if rest.get("network_reg_lrs") else []
@@ -67,5 +68,10 @@ def refuse(args: Mapping[str, Any], module_name: str) -> None:
     """For network modules of other projects, which know nothing of these arguments."""
     wrong = [name for name in (*RATES, TEXT_ADAPTER) if name in args]
     if wrong:
-        raise UserError(Problem(f"--{wrong[0]}", f"{module_name} cannot give the roles of layers rates of their own",
-                                "Leave it out, or use --network_module=networks.lora."))
+        raise UserError(
+            Problem(
+                f"--{wrong[0]}",
+                say("{module_name} cannot give the roles of layers rates of their own.", module_name=module_name),
+                "Leave it out, or use --network_module=networks.lora.",
+            )
+        )

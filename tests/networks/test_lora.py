@@ -287,7 +287,7 @@ def test_dim_defaults_to_4_and_alpha_zero_means_dim():
 
 def test_dim_zero_is_refused():
     text, unet = tiny()
-    with pytest.raises(UserError, match="no module"):
+    with pytest.raises(UserError, match="No module"):
         lora.create_network(1.0, 0, 1.0, None, text, unet)
 
 

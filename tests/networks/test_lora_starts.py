@@ -80,7 +80,7 @@ def test_factors_are_on_keys_values_and_the_feed_forwards_inner_values():
 
 @pytest.mark.parametrize(("module", "args", "words"), [
     (lora, {"init": "pissa", "dora_wd": "true"}, "start of its own"), (lora, {"init": "piss"}, "cannot be"),
-    (lora, {"init": "pissa", "rank_dropout": "0.1"}, "dropout"), (lora, {"init": "pissa", "network_reg_dims": ".*=900"}, "only"),
+    (lora, {"init": "pissa", "rank_dropout": "0.1"}, "Dropout"), (lora, {"init": "pissa", "network_reg_dims": ".*=900"}, "only"),
     (ia3, {"conv_dim": "4"}, "no argument")])
 def test_arguments_that_do_not_go_together_get_a_sentence(module, args, words):
     with pytest.raises(UserError, match=words):

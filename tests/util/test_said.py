@@ -24,7 +24,7 @@ from library.util.language import LANGUAGES
 from library.util.said import Said, in_language, say, table
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("util", "flags", "config", "data", "optim", "preflight", "train", "save", "sample", "report", "families")
+ROOMS = ("util", "flags", "config", "data", "optim", "preflight", "train", "save", "sample", "report", "families", "networks")
 """Rooms in which every sentence of a problem must stand in the tables of all languages."""
 MAKERS = {"Problem", "note", "stop", "warn", "NotUnderstood", "refuse", "_complain", "_stop"}
 """Functions that take sentences."""
@@ -44,7 +44,7 @@ def constants(node: ast.AST) -> Iterator[str]:
 
 
 def calls() -> Iterator[tuple[Path, ast.Call, str]]:
-    for file in sorted(path for room in ROOMS for path in (ROOT / "library" / room).rglob("*.py")):
+    for file in sorted(path for room in ROOMS for path in (ROOT / ("" if room == "networks" else "library") / room).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
                 yield file, node, node.func.id if isinstance(node.func, ast.Name) else node.func.attr
