@@ -47,7 +47,7 @@ def files_of(family: Family) -> list[str]:
 
 CARDS = (12, 24)
 """Gigabytes of the graphics cards that the commands are made for, the smallest that will do."""
-FULL = 0.97
+FULL = 0.95
 """How much of a card a run may take."""
 
 
