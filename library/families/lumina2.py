@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from library.families import answers, assemble, flow, language, tiny as tiny_models, vae
@@ -112,7 +112,6 @@ hints, index_hints, size_cond = answers.no_hints, answers.no_index_hints, answer
 base_version, architecture = answers.always("lumina2"), answers.always("lumina-2")
 encode_image, decode_latents, normalise, denormalise = answers.images(vae)
 schedule = answers.flow_schedule(reverse=True)
-pipeline = answers.pipeline("Lumina2Pipeline")
 
 OUTSIDE = re.compile(r"^(x_embedder|time_caption_embed)")
 """Modules that kohya's rule leaves out: the embeddings of picture, text and time."""
@@ -134,6 +133,23 @@ def tiny(seed: int = 0) -> Parts:
     built = tiny_models.components("lumina2", seed)
     return Parts(built["transformer"], built["vae"], [built["text_encoder"]], [tiny_models.gemma_tokenizer()], Options(),
                  built["scheduler"], "tiny", "tiny")  # fmt: skip
+
+
+def pipeline(parts: Parts) -> Any:
+    """Lumina2Pipeline that reads prompts as training does: with ``system_prompt`` in front, or as they are without one."""
+    made = answers.pipeline("Lumina2Pipeline")(parts)
+
+    def encode_prompt(prompt: str | list[str], do_classifier_free_guidance: bool = True,
+                      negative_prompt: str | list[str] | None = None, **_: Any) -> tuple[Any, ...]:  # fmt: skip
+        plain = replace(parts, options=replace(parts.options, system_prompt=""))
+        texts = [prompt] if isinstance(prompt, str) else list(prompt)
+        without = [negative_prompt or ""] * len(texts) if not isinstance(negative_prompt, list) else negative_prompt
+        found = [encode_text(parts, texts), *([encode_text(plain, without)] if do_classifier_free_guidance else [])]
+        states = [(cond["text"], cond["text_mask"]) for cond in found] + [(None, None)]
+        return (*states[0], *states[1])
+
+    made.encode_prompt = encode_prompt
+    return made
 
 
 def encode_text(parts: Parts, captions: list[str]) -> Cond:

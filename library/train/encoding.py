@@ -42,4 +42,5 @@ class ImageEncoder:
         return latents
 
     def _encode(self, pixels_BCHW: torch.Tensor) -> Any:
-        return self.family.encode_image(self.parts, pixels_BCHW.to(self.device, self.dtype))
+        latents = self.family.encode_image(self.parts, pixels_BCHW.to(self.device, self.dtype))
+        return latents.contiguous()  # noise is drawn in the order of memory: cached or not, it must be the same

@@ -65,7 +65,8 @@ def run_facts(config: RunConfig, model: ModelFacts, plan: DatasetPlan, made: Cre
         session_id=random.SystemRandom().randrange(2**32), started_at=time.time(), model=model,
         datasets=dataset_facts(plan), optimizer=made.metadata, num_batches_per_epoch=length.batches,
         num_epochs=length.epochs, max_train_steps=length.steps, num_validation_images=len(plan.validation),
-        version=VERSION, extra=text_facts(config) | facts_of_config(config.network.module, config.network.args))
+        version=VERSION,
+        extra=text_facts(config) | assistant_facts(config) | facts_of_config(config.network.module, config.network.args))
 
 
 def text_facts(config: RunConfig) -> dict[str, Any]:
@@ -78,6 +79,15 @@ def text_facts(config: RunConfig) -> dict[str, Any]:
     return {"ss_leco_prompt_count": len(text.pairs), "ss_leco_prompts_file": text.file.name, "ss_leco_preview": words,
             "ss_slider_target": config.network.targets or "", "ss_slider_states": text.states,
             "ss_slider_kept": list(text.kept)}
+
+
+def assistant_facts(config: RunConfig) -> dict[str, Any]:
+    """What the file tells of the frozen LoRA that helped: its name, strength and hash."""
+    if config.network.assistant is None:
+        return {}
+    file, strength = config.network.assistant
+    return {"ss_assistant_lora": Path(file).name, "ss_assistant_lora_strength": strength,
+            "ss_assistant_lora_hash": hashes.model_hash(file)}
 
 
 def fingerprint(config: RunConfig, length: Length) -> Fingerprint:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save_file
 from test_contract import cond_of, noised_latents
 from test_training import pictures, trained  # noqa: F401  (a fixture)
@@ -72,6 +74,11 @@ def test_it_changes_what_is_learned_but_is_in_neither_file_nor_sample_pictures(
     assert files[0].keys() == files[1].keys()
     assert not all(torch.equal(files[0][key], files[1][key]) for key in files[0])
     assert drawn[0] == drawn[1]
+    with safe_open(tmp_path / "out" / "lora.safetensors", "pt") as opened:
+        told = opened.metadata()
+    digest = hashlib.sha256(assistant.read_bytes()).hexdigest()
+    assert (told["ss_assistant_lora"], told["ss_assistant_lora_strength"]) == ("adapter.safetensors", "1.0")
+    assert told["ss_assistant_lora_hash"] == digest
 
 
 @pytest.mark.parametrize(("model", "more", "told"), [

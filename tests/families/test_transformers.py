@@ -14,7 +14,7 @@ from diffusers.loaders import single_file_utils as converters
 from safetensors.torch import load_file, save_file
 
 from library.diffusion.schedule import Noised
-from library.families import assemble, detect, flux2_vae, native, qwenimage, registry, source
+from library.families import answers, assemble, detect, flux2_vae, native, qwenimage, registry, source
 from library.families.interface import Family, LoadRequest, Parts
 from library.util.records import UserError
 from networks import keys
@@ -88,6 +88,8 @@ WITHOUT_GUIDANCE: dict[str, dict[str, Any]] = {
 
 def diffusers_pipeline(name: str, parts: Parts) -> Any:
     """diffusers' pipeline of a family; where sampling does without one, that which the weights were made for."""
+    if name == "lumina2":  # the family's own reads prompts as training does
+        return answers.pipeline("Lumina2Pipeline")(parts)
     if name != "wan":
         return registry.get(name).pipeline(parts)
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
@@ -160,6 +162,19 @@ def test_text_states_equal_diffusers_prompt_encoding(name: str) -> None:
             mask = found[MASKS[key]][i].bool() if MASKS.get(key) in found else torch.ones(len(mine), dtype=torch.bool)
             assert torch.allclose(mine[:length][mask[:length]].float(), theirs[i][:length][mask[:length]].float(), atol=1e-5)
             assert not mine[~mask].any() and not mine[length:].any()
+
+
+@pytest.mark.parametrize("system", ["", "Draw."])
+def test_luminas_sample_pictures_read_prompts_as_training_does(system: str) -> None:
+    family = registry.get("lumina2")
+    parts = family.tiny(0)
+    parts.options = family.Options(system_prompt=system)
+    mine = family.pipeline(parts).encode_prompt("a cat", negative_prompt="blurry")
+    asked = [f"{system} <Prompt Start> a cat" if system else "a cat", "blurry"]
+    theirs = diffusers_pipeline("lumina2", parts)._get_gemma_prompt_embeds(asked, "cpu")[0]
+    for states, reference in ((mine[0][0], theirs[0]), (mine[2][0], theirs[1])):
+        assert torch.allclose(states, reference[: len(states)], atol=1e-5)
+    assert mine[1].all() and mine[3].all()
 
 
 def test_animas_text_states_equal_those_of_diffusers_blocks() -> None:
