@@ -561,18 +561,20 @@ def subject_scenes(n: int, seed: int = 0) -> list[Scene]:
     return scenes
 
 
-def write_dataset(folder: Path, n: int = 16, seed: int = 7) -> list[Path]:
-    """Pictures of the subject with captions that begin with its trigger, in a folder `repeats_name`.
+def subject_captions(scenes: list[Scene]) -> list[str]:
+    """Captions that begin with the trigger; the colour stands in a tag of its own, so that the trigger alone names the shape."""
+    return [", ".join([SUBJECT] + [tag.replace(f" {SUBJECT}", "") for tag in tags(scene)]) for scene in scenes]
 
-    The colour stands in a tag of its own, so that the trigger alone names the shape.
-    """
+
+def write_dataset(folder: Path, n: int = 16, seed: int = 7) -> list[Path]:
+    """Pictures of the subject with their captions, in a folder `repeats_name`."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for i, scene in enumerate(subject_scenes(n, seed), start=1):
+    scenes = subject_scenes(n, seed)
+    for i, (scene, text) in enumerate(zip(scenes, subject_captions(scenes), strict=True), start=1):
         path = folder / f"{i:03d}.png"
         draw(scene).save(path)
-        words = [SUBJECT] + [tag.replace(f" {SUBJECT}", "") for tag in tags(scene)]
-        path.with_suffix(".txt").write_text(", ".join(words) + "\n", encoding="utf-8")
+        path.with_suffix(".txt").write_text(text + "\n", encoding="utf-8", newline="\n")
         written.append(path)
     return written
 
