@@ -94,3 +94,33 @@ def test_looking_at_files_says_what_they_are(tmp_path, two, capsys):
     assert json.loads(capsys.readouterr().out)["kind"] == "lora"
     assert run("tools/lora_info.py", two[0], "--compare", two[1]) == 0
     assert "4 common modules" in capsys.readouterr().out
+
+
+def documented():
+    """Every command of the page's first block."""
+    page = (ROOT / "docs" / "lora-tools.md").read_text(encoding="utf-8")
+    return [line for line in page.split("```bash\n")[1].split("```")[0].splitlines() if line.startswith("python ")]
+
+
+def test_the_documented_commands_do_their_work_one_after_the_other(tmp_path, monkeypatch, capsys):
+    from networks import lora
+    from tests.lorafile import models
+
+    models.with_tiny_sizes(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    parts = models.tiny("sd1")
+    models.written("sd1 folder", parts, tmp_path)
+    network = models.adapted(lora, "sd1", parts, conv_dim="2")
+    for name in ("name", "character", "style", "size", "light"):
+        network.save_weights(tmp_path / f"{name}.safetensors", None, {"ss_base_model_version": "sd_v1"})
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    lines = documented()
+    assert len(lines) == 7
+    for line in lines:
+        script, *argv = line.removeprefix("python ").split()
+        assert run(script, *argv) == 0, capsys.readouterr().err
+        target = argv[argv.index("--save_to") + 1] if "--save_to" in argv else "name.safetensors"
+        assert (tmp_path / target).exists()
+    assert "acted on what earlier files act on" in capsys.readouterr().out
