@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from library.preflight.adapters import alpha_scales, usual_of
 from library.preflight.options import optimizer_name, text_rates
 from library.preflight.registry import Context, check
 from library.util.records import Problem
@@ -86,6 +87,9 @@ def check_high_rate(context: Context) -> Iterator[Problem]:
     kind = kind_of(name)
     if finds_its_rate(name) or context.flag("scale_weight_norms") or _relative_steps(context):
         return
+    if kind is ORDINARY and usual_of(context) is not None:
+        yield from _adapters_rate(context, used.unet)
+        return
     strength = _alpha_part(context)
     if used.unet is not None and used.unet > kind.unet and not (strength <= 0.05 and used.unet <= 10 * kind.unet):
         yield context.warn(
@@ -99,6 +103,15 @@ def check_high_rate(context: Context) -> Iterator[Problem]:
         yield context.warn("rate_high.text", "--text_encoder_lr", rate=f"{max(used.text):g}")
 
 
+def _adapters_rate(context: Context, rate: float | None) -> Iterator[Problem]:
+    """A rate far from what a kind of adapter is trained with, which is not LoRA's."""
+    usual = usual_of(context)
+    if usual is not None and rate and not usual.low / 1.01 <= rate <= usual.high * 1.01:
+        yield context.warn("rate_high.adapter", "--unet_lr" if context.flag("unet_lr") is not None else "--learning_rate",
+                           rate=f"{rate:g}", adapter=usual.title, low=f"{usual.low:g}", high=f"{usual.high:g}",
+                           usual=usual.usual)
+
+
 def _relative_steps(context: Context) -> bool:
     """Adafactor chooses its rate itself unless told otherwise."""
     words = " ".join(str(w) for w in context.flag("optimizer_args") or ()).replace(" ", "").lower()
@@ -106,7 +119,9 @@ def _relative_steps(context: Context) -> bool:
 
 
 def _alpha_part(context: Context) -> float:
-    """alpha / dim, the factor on the adapter's output; 1 where either is unknown."""
+    """alpha / dim, the factor on the adapter's output; 1 where either is unknown or it has no such factor."""
+    if not alpha_scales(context):
+        return 1.0
     dim, alpha = context.flag("network_dim") or 4, context.flag("network_alpha")
     return float(alpha) / float(dim) if alpha else 1.0
 
@@ -134,7 +149,7 @@ def check_low_rate(context: Context) -> Iterator[Problem]:
     used, name = rates(context), optimizer_name(context)
     highest = max(used.all, default=0.0)
     chosen = any(context.given(n) for n in ("learning_rate", "unet_lr", "text_encoder_lr"))
-    if chosen and 0 < highest < 1e-5 and not finds_its_rate(name) and not _relative_steps(context):
+    if chosen and 0 < highest < 1e-5 and usual_of(context) is None and not finds_its_rate(name) and not _relative_steps(context):
         yield context.warn("rate_low", "--learning_rate", rate=f"{highest:g}", name=name)
 
 
@@ -176,6 +191,7 @@ def check_alpha_default(context: Context) -> Iterator[Problem]:
         not context.given("network_alpha")
         and context.flag("network_alpha") == 1
         and dim >= 8
+        and alpha_scales(context)
         and not context.flag("network_weights")
     ):
         yield context.note("alpha_default", "--network_alpha", dim=dim)

@@ -52,6 +52,8 @@ TEXTS: dict[str, tuple[str, str]] = {
                      "Add --learning_rate 1e-4 (with --text_encoder_lr 5e-5 if the text encoder is trained)."),
     "rate_high": ("{rate} is very high for {name}; LoRAs trained this way often give noise.",
                   "With {name} {usual} is usual."),
+    "rate_high.adapter": ("{rate} is far from what {adapter} is trained with ({low} to {high} with AdamW).",
+                          "{usual} is a good beginning: --learning_rate {usual}."),
     "rate_high.text": ("{rate} is very high for a text encoder; prompts soon lose their meaning.",
                        "Half to a fifth of the U-Net's rate is usual, for example 5e-5."),
     "rate_alpha": ("A rate of {rate} with dim {dim} and alpha {alpha} tends to diverge.",
