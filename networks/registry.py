@@ -75,8 +75,10 @@ _OF_KIND = {"lora": "networks.lora", "loha": "networks.loha", "lokr": "networks.
 
 def module_of(tensors: Mapping[str, Any]) -> str:
     """The network module that runs a file's adapter, by its tensors."""
-    turned_otherwise = any(key.endswith(".rescale") for key in tensors)  # lycoris' diag-oft, whose rules differ from kohya's
-    return "lycoris.kohya" if turned_otherwise else _OF_KIND.get(str(keys.identify(tensors).kind), "lycoris.kohya")
+    kind = str(keys.identify(tensors).kind)
+    if kind == "oft" and not any(keys.is_kohyas_oft(key) for key in tensors):
+        return "lycoris.kohya"  # its diag-oft and BOFT have kohya's suffixes and other rules
+    return _OF_KIND.get(kind, "lycoris.kohya")
 
 
 def load_module(module_name: str) -> ModuleType:

@@ -10,6 +10,7 @@ from library.families.interface import LoadRequest
 from library.lorafile import file, merge
 from library.lorafile.merge_model import merge_into
 from library.lorafile.modelfile import open_model
+from library.sample import loras
 from library.util.records import UserError
 from library.util.tensorfile import read_tensors
 from networks import keys, registry
@@ -204,6 +205,9 @@ def test_lycoris_reads_back_what_was_renamed_and_merging_does_what_it_computes(a
     wanted = made_by_lycoris(algo, source)
     assert (output(models.tiny("sd1")) - wanted).abs().max() > 0.003
     close(merged_output(source, tmp_path), wanted)
+    parts = models.tiny("sd1")
+    loras.hang(FAMILY, parts, (source, 1.0))  # as pictures are drawn with it
+    close(output(parts), wanted)
     for number, (path, to) in enumerate(((source, "comfy"), (tmp_path / "0.safetensors", "kohya"))):
         assert run("networks/convert_lora.py", path, "--to", to, "--family", "sd1", "--save_to",
                    tmp_path / f"{number}.safetensors") == 0
