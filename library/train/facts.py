@@ -65,8 +65,19 @@ def run_facts(config: RunConfig, model: ModelFacts, plan: DatasetPlan, made: Cre
         session_id=random.SystemRandom().randrange(2**32), started_at=time.time(), model=model,
         datasets=dataset_facts(plan), optimizer=made.metadata, num_batches_per_epoch=length.batches,
         num_epochs=length.epochs, max_train_steps=length.steps, num_validation_images=len(plan.validation),
-        version=VERSION,
-        extra=text_facts(config) | assistant_facts(config) | facts_of_config(config.network.module, config.network.args))
+        version=VERSION, extra=picture_facts(config, plan) | text_facts(config) | assistant_facts(config)
+        | facts_of_config(config.network.module, config.network.args))
+
+
+def picture_facts(config: RunConfig, plan: DatasetPlan) -> dict[str, Any]:
+    """What the file tells of a slider that was learned from pictures: at which strengths, on which layers, how."""
+    strengths = sorted({item.strength for item in plan.items if item.strength}, reverse=True)
+    if not strengths:
+        return {}
+    order = config.data.slider
+    return {"ss_slider_strengths": ",".join(f"{strength:g}" for strength in strengths),
+            "ss_slider_target": config.network.targets or "", "ss_slider_neutral": order.neutral,
+            "ss_slider_pairs": len(plan.partners)}
 
 
 def text_facts(config: RunConfig) -> dict[str, Any]:

@@ -103,6 +103,12 @@ def test_batches_of_several_data_sets_come_in_turn_each_of_one_strength(whole):
     assert {tuple(folders) for _, _, _, folders, _ in seen} > {("small",), ("smaller",), ("middle",)}
 
 
+def test_the_file_tells_its_strengths(whole):
+    told = whole[0].metadata()
+    keys = ("ss_slider_strengths", "ss_slider_target", "ss_slider_neutral", "ss_slider_pairs")
+    assert [told[key] for key in keys] == ["1,0.5,-0.5,-1", "selfattn", "anchor", "0"]
+
+
 def test_an_epoch_ends_without_a_one_sided_rest_only_where_sides_are_balanced(trained):
     def signs(**flags):
         _, seen = trained("epoch", max_train_epochs=1, max_train_steps=1600, **flags)
