@@ -75,9 +75,8 @@ def pattern(tensor: torch.Tensor) -> torch.Tensor:
     return (torch.arange(tensor.numel()).reshape(tensor.shape) * 0.61803 % 1 - 0.5) * 0.4
 
 
-SAVERS = {"checkpointing": ("--gradient_checkpointing",), "latents": ("--cache_latents",),
-          "texts": ("--cache_text_encoder_outputs",),
-          "both on disk": ("--cache_latents_to_disk", "--cache_text_encoder_outputs_to_disk")}  # fmt: skip
+SAVERS = {"in memory": ("--gradient_checkpointing", "--cache_latents", "--cache_text_encoder_outputs"),
+          "on disk": ("--cache_latents_to_disk", "--cache_text_encoder_outputs_to_disk")}  # fmt: skip
 """Ways to save memory that must train the same."""
 
 
