@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from library.families import blank, registry
 from library.lorafile.file import LoraFile
 from library.util.records import Problem, Target, UserError
+from library.util.said import say
 from networks import keys, oft
 from networks.ranks import kernel_of
 
@@ -39,8 +40,13 @@ def family_of(lora: LoraFile) -> str:
     best = max(counts, key=counts.__getitem__)
     if not counts[best]:
         known = ", ".join(spec.title for spec in registry.specs())
-        raise UserError(Problem(str(lora.path), f"its modules (such as {next(iter(lora.modules))}) belong to no known model",
-                                f"Known are: {known}."))
+        raise UserError(
+            Problem(
+                str(lora.path),
+                say("Its modules (such as {modules}) belong to no known model.", modules=next(iter(lora.modules))),
+                say("Known are: {known}.", known=known),
+            )
+        )
     return best
 
 
@@ -91,6 +97,15 @@ def convert(lora: LoraFile, to: keys.FileFormat, family: str | None = None) -> t
     targets = targets_of(chosen)
     found, unknown = for_targets(lora.modules, targets)
     if not found:
-        raise UserError(Problem(str(lora.path), f"{registry.get(chosen).SPEC.title} has none of its modules (such as "
-                                f"{unknown[0]})", "Give the right --family."))
+        raise UserError(
+            Problem(
+                str(lora.path),
+                say(
+                    "{title} has none of its modules (such as {unknown}).",
+                    title=registry.get(chosen).SPEC.title,
+                    unknown=unknown[0],
+                ),
+                "Give the right --family.",
+            )
+        )
     return keys.from_kohya(keys.flatten(found), to, names_for(lora.modules, targets)), unknown

@@ -8,6 +8,7 @@ from library.lorafile import convert
 from library.lorafile.command import tell
 from library.lorafile.file import Output, read, write
 from library.util.records import Problem, UserError
+from library.util.said import say
 from networks import keys
 
 WORDS: dict[str, keys.FileFormat] = {"sd-scripts": "kohya", "ai-toolkit": "diffusers", "kohya": "kohya", "comfy": "comfy",
@@ -18,7 +19,7 @@ WORDS: dict[str, keys.FileFormat] = {"sd-scripts": "kohya", "ai-toolkit": "diffu
 def format_called(flag: str, word: str) -> keys.FileFormat:
     """Raises UserError for a word that names no format."""
     if word not in WORDS:
-        raise UserError(Problem(f"{flag} {word}", "no format is called that", f"Give one of {', '.join(WORDS)}."))
+        raise UserError(Problem(f"{flag} {word}", "No format is called that.", say("Give one of {words}.", words=WORDS)))
     return WORDS[word]
 
 
@@ -30,7 +31,7 @@ def convert_file(output: Output, source: str, to: keys.FileFormat, family: str |
     """
     lora = read(source)
     if wanted is not None and lora.identity.format != wanted:
-        raise UserError(Problem(source, f"its names are {lora.identity.format}'s, not {wanted}'s",
+        raise UserError(Problem(source, say("Its names are {value}'s, not {wanted}'s.", value=lora.identity.format, wanted=wanted),
                                 "Say what it is, or use networks/convert_lora.py, which finds out."))
     tensors, unknown = convert.convert(lora, to, family)
     saved = write(output, tensors, lora.metadata)

@@ -12,6 +12,7 @@ from library.lorafile.factors import Svd, clamped, full_svd, lost, random_svd
 from library.lorafile.modelfile import ModelFile, Slot, fused
 from library.lorafile.work import each
 from library.util.records import Problem, UserError
+from library.util.said import say
 from networks import keys
 
 if TYPE_CHECKING:
@@ -62,7 +63,9 @@ def difference(name: str, tuned: Sequence[Slot], original: Sequence[Slot]) -> to
     def minus(after: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         if after.shape != before.shape:
             told = f"{keys.shape_text(after.shape)} in the tuned model, {keys.shape_text(before.shape)} in the original"
-            raise UserError(Problem("--model_tuned", f"{name} is {told}", "Give two models of one architecture."))
+            raise UserError(
+                Problem("--model_tuned", say("{name} is {told}", name=name, told=told), "Give two models of one architecture.")
+            )
         return after.sub_(before)  # in place: it was read for this alone
 
     deltas = [minus(a.read(), b.read()) for a, b in zip(tuned, original, strict=True)]
@@ -85,7 +88,7 @@ def extract(original: ModelFile, tuned: ModelFile, request: ExtractRequest) -> t
     """
     if original.family.SPEC.name != tuned.family.SPEC.name:
         told = f"{original.family.SPEC.title} and {tuned.family.SPEC.title}"
-        raise UserError(Problem("--model_tuned", f"the two models are of different architectures: {told}",
+        raise UserError(Problem("--model_tuned", say("The two models are of different architectures: {told}", told=told),
                                 "Give the model that the tuned one was trained from as --model_org."))
     before = fused(list(original.slots.values()))
     usual = [slot for name, slot in tuned.slots.items() if name in tuned.usual]
@@ -103,7 +106,7 @@ def extract(original: ModelFile, tuned: ModelFile, request: ExtractRequest) -> t
     done = list(each("extracting", list(groups), one, request.device, at_once(list(groups.values()))))
     reports = [report for _, report in done]
     if not any(report.whole for report in reports):
-        raise UserError(Problem("--model_tuned", "the two models do not differ in any layer that a LoRA can hold",
+        raise UserError(Problem("--model_tuned", "The two models do not differ in any layer that a LoRA can hold.",
                                 "Check that the two paths are not of the same model."))
     texts = {name for name, group in groups.items() if group[0].target.root != "denoiser"}
     if max((r.largest for r in reports if r.stem in texts), default=math.inf) > request.min_diff:

@@ -8,6 +8,7 @@ from library.lorafile import command, extract
 from library.lorafile.file import Output, write
 from library.lorafile.modelfile import open_model
 from library.util.records import Problem, UserError
+from library.util.said import say
 from networks import keys
 
 
@@ -28,8 +29,13 @@ def extract_to_file(args: argparse.Namespace, conv_dim: int | None, min_diff: fl
     """``--model_tuned`` minus ``--model_org`` as a LoRA file; says how much of the difference it holds."""
     output = Output.of(args.save_to, args.save_precision, args.model_org, args.model_tuned)
     if min(args.dim, conv_dim or args.dim) < 1 or not 0 < args.clamp_quantile <= 1:
-        raise UserError(Problem("--dim, --clamp_quantile", f"{args.dim} and {args.clamp_quantile} cannot both be used",
-                                "Give a rank of 1 or more, and a quantile above 0 and up to 1."))
+        raise UserError(
+            Problem(
+                "--dim, --clamp_quantile",
+                say("{dim} and {clamp_quantile} cannot both be used.", dim=args.dim, clamp_quantile=args.clamp_quantile),
+                "Give a rank of 1 or more, and a quantile above 0 and up to 1.",
+            )
+        )
     request = extract.ExtractRequest(args.dim, conv_dim, args.clamp_quantile, min_diff, args.full_svd, args.device)
     original, tuned = (open_model(path, flag) for path, flag in ((args.model_org, "--model_org"),
                                                                  (args.model_tuned, "--model_tuned")))

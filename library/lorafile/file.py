@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from library.save.weights import TensorFile, save
 from library.util.records import Problem, SavedFile, UserError
+from library.util.said import say
 from library.util.tensorfile import read_metadata
 from networks import keys, peft_files
 
@@ -52,8 +53,13 @@ def read(path: Path | str) -> LoraFile:
     identity = keys.identify(tensors)
     if identity.kind is None:
         some = next(iter(tensors), "no tensor at all")
-        raise UserError(Problem(str(path), f"this is not a LoRA file ({len(tensors)} tensors, such as {some})",
-                                "Give a LoRA, LoHa, LoKr, ... file; a whole model goes behind --sd_model."))
+        raise UserError(
+            Problem(
+                str(path),
+                say("This is not a LoRA file ({tensors} tensors, such as {some}).", tensors=len(tensors), some=some),
+                "Give a LoRA, LoHa, LoKr, ... file; a whole model goes behind --sd_model.",
+            )
+        )
     modules = {stem: parts for stem, parts in keys.group(tensors).items() if keys.kind_of(parts)}
     _complete(path, modules)
     known = {key for key in tensors if (split := keys.split_key(key)) and split[0] in modules}
@@ -67,12 +73,17 @@ def _complete(path: Path, modules: keys.Modules) -> None:
         halves = [s for s in (keys.DOWN, keys.UP) if s in parts]
         if len(halves) == 1:
             lacks = keys.UP if halves[0] == keys.DOWN else keys.DOWN
-            raise UserError(Problem(str(path), f"{stem} has {halves[0]} but no {lacks}",
+            raise UserError(Problem(str(path), say("{stem} has {halves} but no {lacks}", stem=stem, halves=halves[0], lacks=lacks),
                                     "The file is damaged or cut short; fetch or save it again."))
         if len(halves) == 2 and keys.MID not in parts and parts[keys.DOWN].shape[0] != parts[keys.UP].shape[1]:
             shapes = " and ".join(keys.shape_text(parts[s].shape) for s in (keys.DOWN, keys.UP))
-            raise UserError(Problem(str(path), f"{stem}: down and up do not fit each other ({shapes})",
-                                    "The file is damaged; fetch or save it again."))
+            raise UserError(
+                Problem(
+                    str(path),
+                    say("{stem}: down and up do not fit each other ({shapes}).", stem=stem, shapes=shapes),
+                    "The file is damaged; fetch or save it again.",
+                )
+            )
 
 
 def precision(word: str | None) -> str | None:
@@ -111,10 +122,12 @@ class Output:
         Raises UserError where no path is given, its ending is none of a LoRA file's, or it is one of the sources.
         """
         if not save_to:
-            raise UserError(Problem(flag, "it says where the result goes, and is missing", f"Add {flag}=NAME.safetensors."))
+            raise UserError(
+                Problem(flag, "It says where the result goes, and is missing.", say("Add {flag}=NAME.safetensors.", flag=flag))
+            )
         path = Path(save_to)
         if path.suffix.lower() not in (".safetensors", ".ckpt", ".pt", ".pth"):
-            raise UserError(Problem(f"{flag} {save_to}", "the name has no ending that this program writes",
+            raise UserError(Problem(f"{flag} {save_to}", "The name has no ending that this program writes.",
                                     "End it with .safetensors (or .ckpt, .pt, .pth)."))
         refuse_same(path, *sources)
         return cls(path, precision(word))
@@ -123,7 +136,7 @@ class Output:
 def given(flag: str, value: str | None) -> str:
     """A value that the command cannot do without. Raises UserError where it is missing."""
     if not value:
-        raise UserError(Problem(flag, "it says which file is read, and is missing", f"Add {flag}=FILE."))
+        raise UserError(Problem(flag, "It says which file is read, and is missing.", say("Add {flag}=FILE.", flag=flag)))
     return value
 
 
@@ -131,7 +144,7 @@ def refuse_same(target: Path, *sources: Path | str | None) -> None:
     """Raise UserError where the result would be written over what it is made from."""
     for source in sources:
         if source is not None and _same(target, Path(source)):
-            raise UserError(Problem(f"--save_to {target}", "this is the file that is read, too",
+            raise UserError(Problem(f"--save_to {target}", "This is the file that is read, too.",
                                     "Give another name; the original stays as it is."))
 
 

@@ -12,6 +12,7 @@ from library.lorafile.convert import for_targets
 from library.lorafile.file import LoraFile
 from library.lorafile.work import shown
 from library.util.records import Problem, UserError
+from library.util.said import say
 from networks import keys, registry as networks
 from networks.request import NetworkRequest
 
@@ -40,9 +41,11 @@ def open_texts(source: str, v2: bool, device: str) -> tuple[Family, Parts]:
     """A model with its text encoders alone; the denoiser has no memory. Raises UserError where it is no such model."""
     found = detect.identify(source)
     if found.family is None:
-        raise UserError(Problem(f"--sd_model {source}", f"this is {found.what}", "Give the LoRA's base model."))
+        raise UserError(Problem(f"--sd_model {source}", say("This is {what}", what=found.what), "Give the LoRA's base model."))
     if v2 and not found.hints.get("v2"):
-        raise UserError(Problem("--v2", f"{source} is no SD 2 model", "Leave --v2 out: the version is found out by itself."))
+        raise UserError(
+            Problem("--v2", say("{source} is no SD 2 model.", source=source), "Leave --v2 out: the version is found out by itself.")
+        )
     family = registry.get(found.family)
     options = registry.make_options(family, found.hints)
     parts = family.load(LoadRequest(source, options, parts=frozenset({"text"}), device=device))
@@ -62,7 +65,7 @@ def interrogate(family: Family, parts: Parts, lora: LoraFile, asked: Asked) -> d
                 if type(pair[0]).__name__.startswith("CLIPText")
                 and any(target.root == slot.part and target.name in mine for target in targets)}
     if not encoders:
-        raise UserError(Problem(str(lora.path), "it changes no CLIP text encoder of this model: no word moves anything",
+        raise UserError(Problem(str(lora.path), "It changes no CLIP text encoder of this model: no word moves anything.",
                                 "Ask a file that was trained with the text encoder, and give its base model."))
     tensors = keys.flatten(mine)
     request = NetworkRequest(targets, text_encoders=parts.text_encoders, denoiser=parts.denoiser)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from library.util.records import Problem, UserError
+from library.util.said import say
 from networks import keys
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def product(stem: str, parts: Parts, kernel: tuple[int, ...] | None = None) -> P
         found = FACTORS[kind](parts)
     if found is None:
         name = "DoRA" if keys.DORA in parts else kind
-        raise UserError(Problem(stem, f"a {name} module is not a product of two thin matrices",
+        raise UserError(Problem(stem, say("A {name} module is not a product of two thin matrices.", name=name),
                                 "Merge the file into its model instead (merge_lora --sd_model)."))
     return found if kernel is None or found.kernel else Product(found.up, found.down, kernel)
 
@@ -130,7 +131,7 @@ def change(stem: str, parts: Parts, weight: torch.Tensor, strength: float = 1.0)
     elif kind == "rotation":
         return _fitting(stem, _rotated(stem, parts, weight, strength), weight)
     else:
-        raise UserError(Problem(stem, f"modules of the kind {kind} cannot be merged into a weight",
+        raise UserError(Problem(stem, say("Modules of the kind {kind} cannot be merged into a weight.", kind=kind),
                                 "Use the file at run time instead of merging it."))
     delta = _fitting(stem, delta, weight)
     return (_dora(parts, weight, delta) if keys.DORA in parts else delta) * strength
@@ -138,7 +139,11 @@ def change(stem: str, parts: Parts, weight: torch.Tensor, strength: float = 1.0)
 
 def _fitting(stem: str, delta: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     if delta.numel() != weight.numel():
-        what = f"its change has {keys.shape_text(delta.shape)} values, the layer's weight {keys.shape_text(weight.shape)}"
+        what = say(
+            "its change has {shape_text} values, the layer's weight {shape_text2}",
+            shape_text=keys.shape_text(delta.shape),
+            shape_text2=keys.shape_text(weight.shape),
+        )
         raise UserError(Problem(stem, what, "Use a LoRA that was made for this model's architecture."))
     return delta.reshape(weight.shape)
 
@@ -159,8 +164,17 @@ def _rotated(stem: str, parts: Parts, weight: torch.Tensor, strength: float) -> 
     one = torch.eye(skew.shape[-1], device=skew.device)
     turns = strength * ((one + skew) @ torch.linalg.inv(one - skew) - one) + one
     if weight.shape[0] != turns.shape[-3] * turns.shape[-1]:
-        raise UserError(Problem(stem, f"it turns {turns.shape[-3] * turns.shape[-1]} outputs, the layer has {weight.shape[0]}",
-                                "Use a file that was made for this model's architecture."))
+        raise UserError(
+            Problem(
+                stem,
+                say(
+                    "It turns {value} outputs, the layer has {shape}",
+                    value=turns.shape[-3] * turns.shape[-1],
+                    shape=weight.shape[0],
+                ),
+                "Use a file that was made for this model's architecture.",
+            )
+        )
     flat = weight.flatten(1)
     if turns.dim() == 3:
         turned = torch.einsum("knm,knp->kmp", turns, flat.reshape(*turns.shape[:2], -1)).reshape(flat.shape)

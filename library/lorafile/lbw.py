@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 PLACES: dict[int, tuple[int, ...]] = {
     12: (0, 5, 6, 8, 9, 13, *range(14, 20)),
@@ -48,12 +49,12 @@ def parse(texts: Sequence[str]) -> list[Callable[[str], float]]:
         try:
             numbers = [float(n) for n in json.loads(text)]
         except (ValueError, TypeError):
-            problems.append(Problem(f"--lbws {text}", "this is not a list of numbers",
+            problems.append(Problem(f"--lbws {text}", "This is not a list of numbers.",
                                     'Write it as "[1,0,0.5,...]", in quotes.'))
             continue
         if len(numbers) not in PLACES:
-            problems.append(Problem(f"--lbws {text}", f"the list has {len(numbers)} numbers",
-                                    f"Give {', '.join(map(str, PLACES))} (12 and 20 for SDXL, 17 and 26 for SD)."))
+            problems.append(Problem(f"--lbws {text}", say("The list has {numbers} numbers.", numbers=len(numbers)),
+                                    say("Give {value} (12 and 20 for SDXL, 17 and 26 for SD).", value=', '.join(map(str, PLACES)))))
         lists.append(numbers)
     if problems:
         raise UserError(*problems)

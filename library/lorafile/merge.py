@@ -14,6 +14,7 @@ from library.lorafile.factors import RankRule, Svd, thin_svd
 from library.lorafile.file import LoraFile, read
 from library.lorafile.work import each
 from library.util.records import Problem, UserError
+from library.util.said import say
 from networks import keys
 
 if TYPE_CHECKING:
@@ -44,9 +45,16 @@ def shares(models: Sequence[str], ratios: Sequence[float], lbws: Sequence[str] |
     Raises UserError where the numbers of the three differ, or a file cannot be used.
     """
     if not models:
-        raise UserError(Problem("--models", "no file to merge was given", "Add --models A.safetensors B.safetensors."))
-    problems = [Problem(flag, f"{len(given)} were given for {len(models)} files", "Give one for each file of --models.")
-                for flag, given in (("--ratios", ratios), ("--lbws", lbws)) if given is not None and len(given) != len(models)]
+        raise UserError(Problem("--models", "No file to merge was given.", "Add --models A.safetensors B.safetensors."))
+    problems = [
+        Problem(
+            flag,
+            say("{given} were given for {models} files.", given=len(given), models=len(models)),
+            "Give one for each file of --models.",
+        )
+        for flag, given in (("--ratios", ratios), ("--lbws", lbws))
+        if given is not None and len(given) != len(models)
+    ]
     if problems:
         raise UserError(*problems)
     factors = lbw.parse(lbws) if lbws else [lambda stem: 1.0] * len(models)
@@ -62,15 +70,20 @@ def stems(every: Sequence[Share]) -> list[str]:
     formats = {share.lora.identity.format for share in every}
     if len(formats) > 1:
         told = ", ".join(f"{s.lora.name} ({s.lora.identity.format})" for s in every)
-        raise UserError(Problem("--models", f"the files are of different formats: {told}",
+        raise UserError(Problem("--models", say("The files are of different formats: {told}", told=told),
                                 "Bring them into one format first: python networks/convert_lora.py FILE --to kohya "
                                 "--save_to NEW."))
     first = set(every[0].lora.modules)
     for share in every[1:]:
         if not first & set(share.lora.modules):
             some = next(iter(share.lora.modules))
-            raise UserError(Problem(str(share.lora.path), f"it has no module in common with {every[0].lora.name} "
-                                    f"(one of its: {some})", "Merge files of one architecture and kind of model."))
+            raise UserError(
+                Problem(
+                    str(share.lora.path),
+                    say("It has no module in common with {lora} (one of its: {some}).", lora=every[0].lora.name, some=some),
+                    "Merge files of one architecture and kind of model.",
+                )
+            )
     return list(dict.fromkeys(stem for share in every for stem in share.lora.modules))
 
 
@@ -95,12 +108,22 @@ def _add_module(stem: str, found: Sequence[tuple[Share, Mapping]]) -> dict:
 
     for share, parts in found:
         if keys.kind_of(parts) != "lora" or keys.MID in parts or keys.DORA in parts:
-            raise UserError(Problem(str(share.lora.path), f"{stem} is no plain LoRA module; factors cannot be added",
-                                    "Use --concat or svd_merge_lora.py, which merge what the modules amount to."))
+            raise UserError(
+                Problem(
+                    str(share.lora.path),
+                    say("{stem} is no plain LoRA module; factors cannot be added.", stem=stem),
+                    "Use --concat or svd_merge_lora.py, which merge what the modules amount to.",
+                )
+            )
     ranks = [keys.rank_of(parts) for _, parts in found]
     if len(set(ranks)) > 1:
-        raise UserError(Problem("--models", f"{stem} has rank {' and '.join(map(str, ranks))}: factors cannot be added",
-                                "Use --concat (the ranks add up) or svd_merge_lora.py (any new rank)."))
+        raise UserError(
+            Problem(
+                "--models",
+                say("{stem} has rank {value}: factors cannot be added.", stem=stem, value=" and ".join(map(str, ranks))),
+                "Use --concat (the ranks add up) or svd_merge_lora.py (any new rank).",
+            )
+        )
     base = keys.alpha_of(found[0][1]) or float(ranks[0])
     down = up = 0.0
     for share, parts in found:
@@ -126,8 +149,13 @@ def summed(stem: str, every: Sequence[Share]) -> kinds.Product:
     sizes = {(p.up.shape[0], p.down.shape[1]) for _, p in found}
     if len(sizes) > 1:
         told = " and ".join(keys.shape_text(size) for size in sorted(sizes))
-        raise UserError(Problem("--models", f"{stem} changes a weight of {told}: these are LoRAs of different models",
-                                "Merge files of one architecture."))
+        raise UserError(
+            Problem(
+                "--models",
+                say("{stem} changes a weight of {told}: these are LoRAs of different models.", stem=stem, told=told),
+                "Merge files of one architecture.",
+            )
+        )
     ups = torch.cat([p.up * s.strength(stem) for s, p in found], dim=1)
     return kinds.Product(ups, torch.cat([p.down for _, p in found]), kernel)
 

@@ -10,6 +10,7 @@ from library.lorafile import merge
 from library.lorafile.command import tell
 from library.lorafile.file import Output, precision, spelled, write
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 
 def add_ways(parser: argparse.ArgumentParser) -> None:
@@ -67,10 +68,15 @@ def merge_into_model(args: argparse.Namespace, source: str, flag: str = "--sd_mo
     from library.lorafile.modelfile import open_model
 
     if args.concat or args.shuffle or args.no_overlap:
-        raise UserError(Problem("--concat, --shuffle, --no_overlap", f"these are about LoRA files, but {flag} is given",
-                                f"Leave them out, or leave {flag} out."))
+        raise UserError(
+            Problem(
+                "--concat, --shuffle, --no_overlap",
+                say("These are about LoRA files, but {flag} is given.", flag=flag),
+                say("Leave them out, or leave {flag} out.", flag=flag),
+            )
+        )
     if not args.save_to:
-        raise UserError(Problem("--save_to", "it says where the result goes, and is missing", "Add --save_to=NAME."))
+        raise UserError(Problem("--save_to", "It says where the result goes, and is missing.", "Add --save_to=NAME."))
     every = merge.shares(args.models, args.ratios, lbws)
     model = open_model(source, flag)
     word = precision(args.save_precision or args.precision)

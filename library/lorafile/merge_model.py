@@ -15,6 +15,7 @@ from library.lorafile.modelfile import ModelFile, Slot
 from library.lorafile.rewrite import Change, Edit, rewrite
 from library.util.header import read_header
 from library.util.records import Problem, UserError
+from library.util.said import say
 from networks import oft
 
 if TYPE_CHECKING:
@@ -41,8 +42,13 @@ def merge_into(model: ModelFile, every: Sequence[Share], save_to: Path, precisio
     for share in every:
         mine, foreign = for_targets(share.lora.modules, targets)
         if not mine:
-            raise UserError(Problem(str(share.lora.path), f"none of its modules is in this model (such as {foreign[0]})",
-                                    f"Use a LoRA for {model.family.SPEC.title}."))
+            raise UserError(
+                Problem(
+                    str(share.lora.path),
+                    say("None of its modules is in this model (such as {foreign}).", foreign=foreign[0]),
+                    say("Use a LoRA for {title}.", title=model.family.SPEC.title),
+                )
+            )
         # kohya's OFT names its modules with a prefix of its own; which rules a module follows is told by it.
         found.append((share, {oft.plain_name(stem): (stem, parts) for stem, parts in mine.items()}))
         unknown += foreign

@@ -12,6 +12,7 @@ from library.lorafile import rewrite
 from library.lorafile.file import Output
 from library.util.header import Header, read_header
 from library.util.records import Problem, UserError
+from library.util.said import say
 from networks import keys
 
 if TYPE_CHECKING:
@@ -38,9 +39,17 @@ class MixRequest:
            ) -> MixRequest:
         """From the command's values; ``where`` is (device, precision). Raises UserError where they do not go together."""
         if not models or len(models) < 2:
-            raise UserError(Problem("--models", f"{len(models or ())} given; mixing needs two", "Add --models A B."))
+            raise UserError(
+                Problem("--models", say("{value} given; mixing needs two.", value=len(models or ())), "Add --models A B.")
+            )
         if ratios is not None and len(ratios) != len(models):
-            raise UserError(Problem("--ratios", f"{len(ratios)} were given for {len(models)} models", "Give one for each."))
+            raise UserError(
+                Problem(
+                    "--ratios",
+                    say("{ratios} were given for {models} models.", ratios=len(ratios), models=len(models)),
+                    "Give one for each.",
+                )
+            )
         shares = tuple(ratios) if ratios else (1 / len(models),) * len(models)
         device, precision = where
         return cls(tuple(map(Path, models)), shares, denoiser_only, device, "fp32" if precision == "float" else precision)
@@ -60,7 +69,7 @@ def mix(request: MixRequest, output: Output) -> Mixed:
     Raises UserError for files that are no models, sizes that differ, and models with nothing in common.
     """
     if output.path.suffix.lower() != ".safetensors":
-        raise UserError(Problem(f"--output {output.path}", "models are written as .safetensors", "End it with .safetensors."))
+        raise UserError(Problem(f"--output {output.path}", "Models are written as .safetensors.", "End it with .safetensors."))
     headers = [weights.usable(read_header(path), str(path)) for path in request.models]
     _compare(request, headers)
     first = headers[0]
@@ -93,13 +102,29 @@ def _compare(request: MixRequest, headers: Sequence[Header]) -> None:
         common = [name for name in first.places if name in header.places]
         if not common:
             some = next(iter(header.places), "nothing")
-            raise UserError(Problem(str(path), f"it has no tensor in common with {request.models[0].name} (it has {some})",
-                                    "Mix models of one architecture and form."))
+            raise UserError(
+                Problem(
+                    str(path),
+                    say("It has no tensor in common with {models} (it has {some}).", models=request.models[0].name, some=some),
+                    "Mix models of one architecture and form.",
+                )
+            )
         for name in common:
             here, there = first.places[name].shape, header.places[name].shape
             if here != there:
-                raise UserError(Problem(str(path), f"{name} is {keys.shape_text(there)} there and {keys.shape_text(here)} in "
-                                        f"{request.models[0].name}", "Mix models of one architecture."))
+                raise UserError(
+                    Problem(
+                        str(path),
+                        say(
+                            "{name} is {shape_text} there and {shape_text2} in {models}",
+                            name=name,
+                            shape_text=keys.shape_text(there),
+                            shape_text2=keys.shape_text(here),
+                            models=request.models[0].name,
+                        ),
+                        "Mix models of one architecture.",
+                    )
+                )
 
 
 def _sum(request: MixRequest, headers: Sequence[Header], name: str, reader: weights.Reader) -> torch.Tensor:

@@ -15,6 +15,7 @@ from library.families import detect, registry, weights
 from library.families.interface import Family, LoadRequest
 from library.util.header import Place
 from library.util.records import Problem, Target, UserError
+from library.util.said import say
 
 if TYPE_CHECKING:
     import torch
@@ -63,8 +64,13 @@ def open_model(source: str, flag: str = "--sd_model", values: Mapping[str, Any] 
     """
     found = detect.identify(source)
     if found.family is None:
-        raise UserError(Problem(f"{flag} {source}", f"this is {found.what}", "Give a whole model: a .safetensors or .ckpt "
-                                "checkpoint, or a diffusers folder."))
+        raise UserError(
+            Problem(
+                f"{flag} {source}",
+                say("This is {what}", what=found.what),
+                "Give a whole model: a .safetensors or .ckpt checkpoint, or a diffusers folder.",
+            )
+        )
     family = registry.get(found.family)
     options = registry.make_options(family, {**found.hints, **{k: v for k, v in (values or {}).items() if v is not None}})
     wanted = [frozenset({"denoiser"})]

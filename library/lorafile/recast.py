@@ -33,7 +33,7 @@ def write_folder(whole: Whole, target: Path, precision: str | None, reference: P
     Returns the number of tensors. Raises UserError where something is at ``target`` already.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(Problem(str(target), "something is there already", "Give a new folder's name."))
+        raise UserError(Problem(str(target), "Something is there already.", "Give a new folder's name."))
     target.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=target.name + ".", suffix=".tmp", dir=target.parent))
     try:

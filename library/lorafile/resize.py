@@ -11,6 +11,7 @@ from library.lorafile.factors import RankRule, retained, thin_svd
 from library.lorafile.file import LoraFile
 from library.lorafile.work import each
 from library.util.records import Problem, UserError
+from library.util.said import say
 from networks import keys
 
 
@@ -31,13 +32,13 @@ class ResizeRequest:
         method, param = dynamic
         wrong = []
         if method is not None and not param:
-            wrong.append(Problem("--dynamic_method", f"{method} needs the figure to aim at",
+            wrong.append(Problem("--dynamic_method", say("{method} needs the figure to aim at.", method=method),
                                  "Add --dynamic_param, for instance 0.9 (sv_ratio: 2 and more)."))
         if method is None and param is not None:
-            wrong.append(Problem("--dynamic_param", f"{param} has no effect without a method",
+            wrong.append(Problem("--dynamic_param", say("{param} has no effect without a method.", param=param),
                                  "Add --dynamic_method sv_ratio, sv_fro or sv_cumulative."))
         if min(rank, conv_rank or rank) < 1:
-            wrong.append(Problem("--new_rank", f"{min(rank, conv_rank or rank)} is no rank", "Give 1 or more."))
+            wrong.append(Problem("--new_rank", say("{rank} is no rank.", rank=min(rank, conv_rank or rank)), "Give 1 or more."))
         if wrong:
             raise UserError(*wrong)
         rules = [RankRule(most, method, param or 0.0) for most in (rank, conv_rank or rank)]

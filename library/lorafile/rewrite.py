@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from library.families import weights
 from library.util.header import Place, read_header
 from library.util.records import Problem, UserError
+from library.util.said import say
 from library.util.tensorfile import write_atomically
 
 if TYPE_CHECKING:
@@ -49,12 +50,12 @@ def rewrite(source: Path, target: Path, edits: Iterable[Edit], precision: str | 
         files = {source, *by_file}
         if len(files) > 1:
             others = ", ".join(path.name for path in files - {source})
-            raise UserError(Problem("--save_to", f"the changes reach into further files ({others})",
+            raise UserError(Problem("--save_to", say("The changes reach into further files ({others}).", others=others),
                                     "Merge these files one by one, or give a diffusers folder."))
         write_file(source, target, edits, precision, metadata)
         return
     if target.suffix.lower() in (".safetensors", ".ckpt"):
-        raise UserError(Problem(f"--save_to {target}", "the model is a diffusers folder and stays one",
+        raise UserError(Problem(f"--save_to {target}", "The model is a diffusers folder and stays one.",
                                 "Give a folder's name without ending."))
     shutil.copytree(source, target, dirs_exist_ok=True, ignore=_leaving_out(by_file))
     for path, changes in by_file.items():
@@ -63,7 +64,7 @@ def rewrite(source: Path, target: Path, edits: Iterable[Edit], precision: str | 
 
 def _check_name(target: Path) -> None:
     if target.suffix.lower() != ".safetensors":
-        raise UserError(Problem(f"--save_to {target}", "models are written as .safetensors",
+        raise UserError(Problem(f"--save_to {target}", "Models are written as .safetensors.",
                                 "End the name with .safetensors."))
 
 

@@ -207,7 +207,18 @@ def out_of_memory(flags: Mapping[str, Any], used: int) -> Problem:
     return problem_of("stop", key, "GPU", used=shown_bytes(used), savers=", ".join(savers))
 
 
+def out_of_main_memory() -> Problem:
+    """The same for the computer's own memory, on which a run without a graphics card lives."""
+    return problem_of("stop", "guard_memory.main", "RAM")
+
+
+def is_main_memory(error: BaseException) -> bool:
+    """Tell whether it is the computer's own memory that is full."""
+    return isinstance(error, MemoryError) or "cpuallocator" in str(error).lower()
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell an out-of-memory error of any device from other errors, by its type's name and its words."""
     words = str(error).lower()
-    return type(error).__name__ == "OutOfMemoryError" or "out of memory" in words or "cublas_status_alloc_failed" in words
+    return (type(error).__name__ == "OutOfMemoryError" or "out of memory" in words or "cublas_status_alloc_failed" in words
+            or is_main_memory(error))  # fmt: skip

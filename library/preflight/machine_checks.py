@@ -189,7 +189,8 @@ def savers_left(context: Context) -> list[str]:
         savers.append("--mixed_precision fp16")
     savers += _savers_of_weights(context)
     if context.flag("cache_text_encoder_outputs") is False and not context.flag("shuffle_caption"):
-        savers.append("--cache_text_encoder_outputs --network_train_unet_only")
+        only = "" if context.flag("network_train_unet_only") else " --network_train_unet_only"
+        savers.append(f"--cache_text_encoder_outputs{only}")
     elif not context.flag("network_train_unet_only"):
         savers.append("--network_train_unet_only")
     if not needs_bitsandbytes(optimizer_name(context)) and (context.flag("network_dim") or 4) >= 32:

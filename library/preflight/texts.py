@@ -469,6 +469,9 @@ TEXTS: dict[str, tuple[str, str]] = {
     "guard_stuck.pictures": ("No step has finished for {seconds} s; the program waits for its pictures.",
                              "Is their folder on a network or a sleeping drive? Copy it to a local one, or give --cache_latents."),
     "guard_memory": ("The graphics card's memory is full ({used} in use).", "Start again with, in this order: {savers}."),
+    "guard_memory.main": ("The computer's main memory is full.",
+                          "Close other programs, or use a lower --train_batch_size or --resolution; on Windows a larger page file helps, "
+                          "too."),
     "guard_memory.none": ("The graphics card's memory is full ({used} in use), and all savers are on.",
                           "Use a lower --resolution or --network_dim, or a card with more memory."),
 }

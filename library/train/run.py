@@ -84,10 +84,11 @@ def run_flags(flags: Flags, argv: list[str]) -> int:
     except UserError as error:
         tell_alone(error)
         raise
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not guards.is_out_of_memory(error):
             raise
-        raise RunEnded(guards.out_of_memory(checked.context.flags, stages.memory_in_use())) from error
+        raise RunEnded(guards.out_of_main_memory() if guards.is_main_memory(error)
+                       else guards.out_of_memory(checked.context.flags, stages.memory_in_use())) from error
 
 
 def refuse_other_architectures(script: str) -> None:

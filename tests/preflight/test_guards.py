@@ -107,3 +107,12 @@ def test_out_of_memory_errors_of_all_kinds_are_recognised() -> None:
     assert guards.is_out_of_memory(OutOfMemoryError("x"))
     assert guards.is_out_of_memory(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))
     assert not guards.is_out_of_memory(RuntimeError("size mismatch"))
+
+
+@pytest.mark.parametrize("error", [
+    MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried ...")
+])
+def test_a_full_main_memory_is_told_from_a_full_card(error):
+    assert guards.is_out_of_memory(error) and guards.is_main_memory(error)
+    assert not guards.is_main_memory(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))
+    assert "main memory" in guards.out_of_main_memory().what
