@@ -62,9 +62,10 @@ def difference(name: str, tuned: Sequence[Slot], original: Sequence[Slot]) -> to
 
     def minus(after: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         if after.shape != before.shape:
-            told = f"{keys.shape_text(after.shape)} in the tuned model, {keys.shape_text(before.shape)} in the original"
+            told = say("{after} in the tuned model, {before} in the original", after=keys.shape_text(after.shape),
+                       before=keys.shape_text(before.shape))  # fmt: skip
             raise UserError(
-                Problem("--model_tuned", say("{name} is {told}", name=name, told=told), "Give two models of one architecture.")
+                Problem("--model_tuned", say("{name} is {told}.", name=name, told=told), "Give two models of one architecture.")
             )
         return after.sub_(before)  # in place: it was read for this alone
 
@@ -88,7 +89,7 @@ def extract(original: ModelFile, tuned: ModelFile, request: ExtractRequest) -> t
     """
     if original.family.SPEC.name != tuned.family.SPEC.name:
         told = f"{original.family.SPEC.title} and {tuned.family.SPEC.title}"
-        raise UserError(Problem("--model_tuned", say("The two models are of different architectures: {told}", told=told),
+        raise UserError(Problem("--model_tuned", say("The two models are of different architectures: {told}.", told=told),
                                 "Give the model that the tuned one was trained from as --model_org."))
     before = fused(list(original.slots.values()))
     usual = [slot for name, slot in tuned.slots.items() if name in tuned.usual]

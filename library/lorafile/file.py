@@ -73,7 +73,7 @@ def _complete(path: Path, modules: keys.Modules) -> None:
         halves = [s for s in (keys.DOWN, keys.UP) if s in parts]
         if len(halves) == 1:
             lacks = keys.UP if halves[0] == keys.DOWN else keys.DOWN
-            raise UserError(Problem(str(path), say("{stem} has {halves} but no {lacks}", stem=stem, halves=halves[0], lacks=lacks),
+            raise UserError(Problem(str(path), say("{stem} has {halves} but no {lacks}.", stem=stem, halves=halves[0], lacks=lacks),
                                     "The file is damaged or cut short; fetch or save it again."))
         if len(halves) == 2 and keys.MID not in parts and parts[keys.DOWN].shape[0] != parts[keys.UP].shape[1]:
             shapes = " and ".join(keys.shape_text(parts[s].shape) for s in (keys.DOWN, keys.UP))

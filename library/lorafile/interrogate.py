@@ -41,7 +41,7 @@ def open_texts(source: str, v2: bool, device: str) -> tuple[Family, Parts]:
     """A model with its text encoders alone; the denoiser has no memory. Raises UserError where it is no such model."""
     found = detect.identify(source)
     if found.family is None:
-        raise UserError(Problem(f"--sd_model {source}", say("This is {what}", what=found.what), "Give the LoRA's base model."))
+        raise UserError(Problem(f"--sd_model {source}", say("This is {what}.", what=found.what), "Give the LoRA's base model."))
     if v2 and not found.hints.get("v2"):
         raise UserError(
             Problem("--v2", say("{source} is no SD 2 model.", source=source), "Leave --v2 out: the version is found out by itself.")

@@ -140,7 +140,7 @@ def change(stem: str, parts: Parts, weight: torch.Tensor, strength: float = 1.0)
 def _fitting(stem: str, delta: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     if delta.numel() != weight.numel():
         what = say(
-            "its change has {shape_text} values, the layer's weight {shape_text2}",
+            "Its change has {shape_text} values, the layer's weight {shape_text2}.",
             shape_text=keys.shape_text(delta.shape),
             shape_text2=keys.shape_text(weight.shape),
         )
@@ -168,7 +168,7 @@ def _rotated(stem: str, parts: Parts, weight: torch.Tensor, strength: float) -> 
             Problem(
                 stem,
                 say(
-                    "It turns {value} outputs, the layer has {shape}",
+                    "It turns {value} outputs, the layer has {shape}.",
                     value=turns.shape[-3] * turns.shape[-1],
                     shape=weight.shape[0],
                 ),

@@ -70,7 +70,7 @@ def stems(every: Sequence[Share]) -> list[str]:
     formats = {share.lora.identity.format for share in every}
     if len(formats) > 1:
         told = ", ".join(f"{s.lora.name} ({s.lora.identity.format})" for s in every)
-        raise UserError(Problem("--models", say("The files are of different formats: {told}", told=told),
+        raise UserError(Problem("--models", say("The files are of different formats: {told}.", told=told),
                                 "Bring them into one format first: python networks/convert_lora.py FILE --to kohya "
                                 "--save_to NEW."))
     first = set(every[0].lora.modules)
@@ -148,7 +148,7 @@ def summed(stem: str, every: Sequence[Share]) -> kinds.Product:
     kernel = max((p.kernel for _, p in found), key=len)
     sizes = {(p.up.shape[0], p.down.shape[1]) for _, p in found}
     if len(sizes) > 1:
-        told = " and ".join(keys.shape_text(size) for size in sorted(sizes))
+        told = say("{sizes:and}", sizes=[keys.shape_text(size) for size in sorted(sizes)])
         raise UserError(
             Problem(
                 "--models",

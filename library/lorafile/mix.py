@@ -40,7 +40,11 @@ class MixRequest:
         """From the command's values; ``where`` is (device, precision). Raises UserError where they do not go together."""
         if not models or len(models) < 2:
             raise UserError(
-                Problem("--models", say("{value} given; mixing needs two.", value=len(models or ())), "Add --models A B.")
+                Problem(
+                    "--models",
+                    say("{value:file was|files were} given; mixing needs two.", value=len(models or ())),
+                    "Add --models A B.",
+                )
             )
         if ratios is not None and len(ratios) != len(models):
             raise UserError(
@@ -116,7 +120,7 @@ def _compare(request: MixRequest, headers: Sequence[Header]) -> None:
                     Problem(
                         str(path),
                         say(
-                            "{name} is {shape_text} there and {shape_text2} in {models}",
+                            "{name} is {shape_text} there and {shape_text2} in {models}.",
                             name=name,
                             shape_text=keys.shape_text(there),
                             shape_text2=keys.shape_text(here),

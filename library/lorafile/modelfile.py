@@ -67,7 +67,7 @@ def open_model(source: str, flag: str = "--sd_model", values: Mapping[str, Any] 
         raise UserError(
             Problem(
                 f"{flag} {source}",
-                say("This is {what}", what=found.what),
+                say("This is {what}.", what=found.what),
                 "Give a whole model: a .safetensors or .ckpt checkpoint, or a diffusers folder.",
             )
         )

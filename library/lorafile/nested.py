@@ -19,13 +19,14 @@ def cuts(lora: LoraFile, unit: int) -> Iterator[tuple[int, keys.Modules, dict[st
     """
     ranks = {keys.rank_of(parts) for parts in lora.modules.values() if keys.DOWN in parts}
     if lora.identity.kind != "lora" or len(ranks) != 1:
-        seen = f"ranks {sorted(ranks)}" if ranks else f"a {lora.identity.kind} file"
+        seen = (say("ranks {ranks}", ranks=sorted(ranks)) if ranks
+                else say("a {kind} file", kind=lora.identity.kind))  # fmt: skip
         raise UserError(
-            Problem(str(lora.path), say("A DyLoRA has one rank throughout; this has {seen}", seen=seen), "Give a DyLoRA file.")
+            Problem(str(lora.path), say("A DyLoRA has one rank throughout; this has {seen}.", seen=seen), "Give a DyLoRA file.")
         )
     rank = ranks.pop()
     if unit < 1 or rank % unit:
-        raise UserError(Problem(f"--unit {unit}", say("It does not divide the file's rank {rank}", rank=rank),
+        raise UserError(Problem(f"--unit {unit}", say("It does not divide the file's rank {rank}.", rank=rank),
                                 "Give the unit that it was trained with."))
     for used in range(unit, rank, unit):
         factor = math.sqrt(rank / used) * used / rank

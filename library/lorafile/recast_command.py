@@ -62,7 +62,7 @@ def _check_version(args: argparse.Namespace, whole: Whole) -> None:
             raise UserError(
                 Problem(
                     flag,
-                    say("{model_to_load} is {version}", model_to_load=args.model_to_load, version=whole.version),
+                    say("{model_to_load} is {version}.", model_to_load=args.model_to_load, version=whole.version),
                     say("Leave {flag} out.", flag=flag),
                 )
             )

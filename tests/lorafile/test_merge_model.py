@@ -161,7 +161,7 @@ def test_a_lora_of_another_architecture_is_refused(tmp_path, monkeypatch):
 
     file = lora_files.saved(tmp_path / "denoiser.safetensors", tensors)
     source = models.written("sd1 file", models.tiny("sd1"), tmp_path)
-    with pytest.raises(UserError, match="none of its modules is in this model"):
+    with pytest.raises(UserError, match="None of its modules is in this model"):
         merged(source, file, 1.0, tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
 

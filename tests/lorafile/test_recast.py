@@ -86,8 +86,8 @@ def test_what_a_model_predicts_is_kept(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("argv", "words"), [
     (["a", "b.ckpt"], "written as .safetensors"), (["a", "a"], "read, too"), (["a", "b", "--v2"], "is SD 1"),
-    (["a", "b", "--fp16", "--bf16"], "only one precision"), (["a", "b.safetensors", "--metadata", "[1"], "not a JSON object"),
-    (["a", "full"], "something is there"), (["full", "b"], "Give")])
+    (["a", "b", "--fp16", "--bf16"], "Only one precision"), (["a", "b.safetensors", "--metadata", "[1"], "not a JSON object"),
+    (["a", "full"], "Something is there"), (["full", "b"], "Give")])
 def test_what_cannot_be_converted_gets_a_sentence(tmp_path, monkeypatch, capsys, argv, words):
     helpers.save_folder(tiny("sd1", monkeypatch), tmp_path / "a")
     (tmp_path / "full").mkdir()

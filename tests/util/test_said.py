@@ -24,7 +24,8 @@ from library.util.language import LANGUAGES
 from library.util.said import Said, in_language, say, table
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("util", "flags", "config", "data", "optim", "preflight", "train", "save", "sample", "report", "families", "networks")
+ROOMS = ("util", "flags", "config", "data", "optim", "preflight", "train", "save", "sample", "report",
+         "families", "networks", "lorafile")
 """Rooms in which every sentence of a problem must stand in the tables of all languages."""
 MAKERS = {"Problem", "note", "stop", "warn", "NotUnderstood", "refuse", "_complain", "_stop"}
 """Functions that take sentences."""
