@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from library.train import guide
 from tests.train.conftest import ROOT, Run
 
 TEXTS = """
@@ -62,6 +63,13 @@ def test_a_resumed_run_equals_the_unbroken_one(slide, whole):
     assert same(whole, slide(max_train_steps=3, resume=state))
 
 
+def test_the_pool_is_drawn_anew_when_its_pictures_have_been_used_often_and_a_resumed_run_draws_the_same(slide, whole, monkeypatch):
+    monkeypatch.setattr(guide, "USES", 1)  # two pictures, two of them in a step: another pool for every step
+    anew = slide("anew", max_train_steps=3, save_state=True, save_every_n_steps=2)
+    state = next(path for path in anew.folder.iterdir() if path.is_dir() and "000002" in path.name)
+    assert not same(anew, whole) and same(anew, slide("anew", max_train_steps=3, resume=state))
+
+
 def test_the_file_tells_its_texts_and_holds_no_text_path(whole):
     metadata = whole.metadata()
     assert metadata["ss_leco_prompt_count"] == "2" and metadata["ss_leco_prompts_file"] == "slider.toml"
@@ -113,7 +121,7 @@ def test_every_kind_of_model_learns_the_change_that_is_asked_for_on_both_sides(k
     torch.manual_seed(1)
     schedule = FlowSchedule(lambda count, size: torch.rand(count)) if kind == "flow" else ddpm(kind)
     gain, words = torch.nn.Parameter(torch.zeros(())), {"a": 0.0, "more": 1.0, "less": -1.0}
-    state = SimpleNamespace(strength=1.0)
+    state, asked = SimpleNamespace(strength=1.0), []
 
     class Multiplied:
         def __init__(self, strength):
@@ -121,6 +129,7 @@ def test_every_kind_of_model_learns_the_change_that_is_asked_for_on_both_sides(k
 
         def __enter__(self):
             self.before, state.strength = state.strength, self.strength
+            asked.append(self.strength)
 
         def __exit__(self, *_):
             state.strength = self.before
@@ -147,6 +156,9 @@ def test_every_kind_of_model_learns_the_change_that_is_asked_for_on_both_sides(k
         optimizer.step()
         optimizer.zero_grad()
         reached.append(gain.item())
+    ends = [strength for strength in asked if strength]  # beside them the base model is asked, at 0
+    assert all(above == -below > 0 for above, below in zip(ends[::2], ends[1::2], strict=True))
+    assert min(ends) < -0.9 and max(ends) > 0.9 and min(abs(strength) for strength in ends) < 0.1
     assert sum(reached[30:]) / 60 == pytest.approx(learned, abs=0.04)  # held texts that counted once would leave 0.8
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from library.util.records import StepResult
 
+from ..guide import Pool
 from .denoise import denoise
 from .neutral import Ends, anchored, at_full_strength
 from .pair import changed, paired
@@ -37,7 +38,7 @@ def choose(config: RunConfig, plan: DatasetPlan, guide: Guide | None = None) -> 
     table: dict[str, Objective] = {"pictures": denoise, "pair": pair, "neutral": neutral[config.data.slider.neutral]}
     if guide is not None:
         texts: Objective = partial(beside, guide)
-        table = {kind: both(objective, texts) for kind, objective in table.items()} | {"prompts": partial(from_pool, guide)}
+        table = {kind: both(objective, texts) for kind, objective in table.items()} | {"prompts": partial(from_pool, Pool(guide))}
     if config.data.slider.loss == "scale_free" and (plan.has_strengths or guide is not None):
         table = {kind: scale_free(objective) for kind, objective in table.items()}
     if guide is not None and guide.config.states == "leco":

@@ -15,7 +15,7 @@ from library.sample import samplers
 from library.util.records import StepResult
 
 if TYPE_CHECKING:
-    from ..guide import Group, Guide
+    from ..guide import Group, Guide, Pool
     from ..session import Session
 
 LEAST_SHARE = 0.05
@@ -24,8 +24,9 @@ KEPT = 1 / 3
 """Part of the rows at which nothing may change."""
 
 
-def from_pool(guide: Guide, session: Session, batch: Any) -> Iterator[StepResult]:
+def from_pool(pool: Pool, session: Session, batch: Any) -> Iterator[StepResult]:
     """Train on pictures of the pool, both ends of the slider with the same noise."""
+    guide = pool.now(session)
     group = guide.draw_group()
     assert group.latents_NCHW is not None
     picks_B = torch.randint(len(group.latents_NCHW), (guide.config.batch_size,))
