@@ -68,9 +68,9 @@ class Checkup:
         bench = None if layers.not_numbers else self.bench(left)
         tried = evidence.tried(bench, path) if bench is not None else Evidence()
         growth = evidence.growth(lora)
-        found = replace(tried, losses=left.losses, validation=left.validation, not_numbers=layers.not_numbers,
-                        exploded=layers.exploded, growth=growth, seen=None if bench is None else evidence.times_seen(
-                            lora.metadata, bench.known.plan.items))
+        seen = None if bench is None else evidence.times_seen(lora.metadata, bench.known.plan.items)
+        found = replace(tried, losses=left.losses, validation=left.validation, not_numbers=layers.not_numbers, seen=seen,
+                        exploded=layers.exploded, growth=growth, setting=evidence.setting_of(lora.metadata))
         verdict = diagnosis.judge(found)
         return Checked(path, verdict, report.blocks, growth, self.remarks(bench),
                        self.better(path, bench) if verdict.kind in BAD else "")

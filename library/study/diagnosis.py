@@ -11,6 +11,7 @@ The figures are parts of the base model's own loss (``trial``), so they need no 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,14 +27,28 @@ OVERSHOT = 0.85
 """Best strength below which it has overshot."""
 DEAR = 0.7
 """Harm / gain from which other pictures pay too much for what was learned."""
+NOT_CHEAP = 0.4
+"""Harm / gain from which even a good file is told how to do less harm."""
 FAINT = 0.01
 """Gain below which the file does next to nothing on its own training pictures."""
 LOSSES_RISE = 1.02
 """Last validation loss over the lowest, from which it counts as risen."""
+LOSS_ROSE, CERTAIN = 1.5, 5.0
+"""Rise of the run's own loss from which it has gone wrong, and by how many standard errors it must have risen."""
 COPY = 0.5
 """Distance of a drawn picture to a training picture, as a part of what training pictures have among themselves."""
 MANY = 200
 """Times that a picture is seen in a run, from which repeats are worth a word where too much was learned."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the run was told, for remedies in figures; None where it is not known."""
+
+    rate: float | None = None
+    """Of the U-Net or transformer."""
+    alpha: float | None = None
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +81,7 @@ class Evidence:
     growth: Mapping[str, float] = field(default_factory=dict)
     """Block -> its norm over that of the file saved before, by two thirds of the run."""
     copies: Sequence[Copied] = ()
+    setting: Setting = Setting()
     has_regularisation: bool | None = None
     seen: float | None = None
     """How often the run has seen each training picture."""
@@ -110,7 +126,8 @@ def judge(evidence: Evidence) -> Verdict:
         return Verdict(found[0].kind, found, figures)
     if evidence.trained is None:
         return Verdict("not judged", (Finding("not judged", "neither base model nor training pictures are known"),), figures)
-    return Verdict("good", (Finding("good", _figures_in_words(evidence), ()),), figures)
+    paid = evidence.others is not None and price(evidence.trained, evidence.others) >= NOT_CHEAP
+    return Verdict("good", (Finding("good", _figures_in_words(evidence), _against_forgetting(evidence) if paid else ()),), figures)
 
 
 def gain(curve: Curve) -> float:
@@ -170,22 +187,48 @@ def _figures_in_words(evidence: Evidence) -> str:
 
 # --------------------------------------------------------------------------------------------------------------- rules
 
-BROKEN = ("use an earlier file of the run, from before the loss became NaN",
-          "train again with a third of the learning rate, or with alpha 1 at the same rate")
-SOFTER = ("a third of the learning rate, or the same rate with a lower alpha (alpha 1 with a high dim)",
-          "an earlier file of the run")
-LONGER = ("twice as many steps, or twice the learning rate", "a higher strength for now (1.2 to 1.5)")
+FROM_BEFORE = "an earlier file of the run; python tools/diagnose.py tells which"
+
+
+def softer(setting: Setting) -> list[str]:
+    """Settings that learn less wildly."""
+    found = ["a third of the learning rate" if setting.rate is None else
+             f"a third of the learning rate ({setting.rate / 3:.2g} in place of {setting.rate:.2g})"]
+    if setting.alpha is None or setting.alpha > 1:
+        found.append(f"the same rate with alpha 1{'' if setting.alpha is None else f' in place of {setting.alpha:g}'}")
+    return found
+
+
+def longer(setting: Setting) -> list[str]:
+    """Settings that learn more."""
+    return ["twice as many steps" if setting.steps is None else f"{2 * setting.steps} steps in place of {setting.steps}",
+            "twice the learning rate" if setting.rate is None else
+            f"learning rate {2 * setting.rate:.2g} in place of {setting.rate:.2g}"]
+
+
+def risen(losses: Sequence[float]) -> float:
+    """Mean loss of the last tenth of the steps over that of the lowest tenth; 1 where the rise may be chance."""
+    losses = [loss for loss in losses if math.isfinite(loss)]
+    size = len(losses) // 10
+    if size < 2:
+        return 1.0
+    tenths = [losses[number * size:(number + 1) * size] for number in range(10)]
+    lowest, last = min(tenths, key=statistics.fmean), tenths[-1]
+    low, high = statistics.fmean(lowest), statistics.fmean(last)
+    error = math.sqrt((statistics.variance(lowest) + statistics.variance(last)) / size)
+    return high / low if low > 0 and high - low > CERTAIN * error else 1.0
 
 
 def _damaged(evidence: Evidence) -> Finding | None:
     curves = [curve for curve in (evidence.trained, evidence.others) if curve is not None]
+    remedies = (FROM_BEFORE, *softer(evidence.setting))
     if evidence.not_numbers:
-        return Finding("damaged", f"{evidence.not_numbers} layers hold values that are no numbers (NaN)", BROKEN)
+        return Finding("damaged", f"{evidence.not_numbers} layers hold values that are no numbers (NaN)", remedies)
     if any(not math.isfinite(value) for curve in curves for value in curve.loss):
-        return Finding("damaged", "the model predicts values that are no numbers (NaN) with it", BROKEN)
+        return Finding("damaged", "the model predicts values that are no numbers (NaN) with it", remedies)
     if evidence.trained is not None and gain(evidence.trained) <= -FAINT:
         return Finding("damaged", "with it the model predicts even its training pictures worse than without (loss "
-                       f"{evidence.trained.at(1.0):.2f} of the base model's): the run diverged", (*SOFTER[::-1],))
+                       f"{evidence.trained.at(1.0):.2f} of the base model's): the run diverged", remedies)
     return None
 
 
@@ -199,17 +242,25 @@ def _overtrained(evidence: Evidence) -> Finding | None:
     if others is not None and price(trained, others) >= DEAR:
         told.append(f"the loss on {evidence.others_are} is {others.at(1.0):.2f} of the base model's, "
                     f"on the training pictures {trained.at(1.0):.2f}")
+    rise = risen(evidence.losses)
+    if rise >= LOSS_ROSE:
+        told.append(f"the loss of the run has risen to {rise:.1f} times what it was at its lowest")
+    if evidence.exploded:
+        told.append(f"{len(evidence.exploded)} layers are far larger than the others, such as {evidence.exploded[0]}")
     if not told:
         return None
     return Finding("overtrained", "; ".join(told), (
-        f"strength {strength_to_try(trained, others):.1f} at use", *SOFTER, *_data(evidence)))
+        f"strength {strength_to_try(trained, others):.1f} at use", FROM_BEFORE, *softer(evidence.setting), *_data(evidence)))
+
+
+def _against_forgetting(evidence: Evidence) -> tuple[str, ...]:
+    words = "regularisation pictures (--reg_data_dir), which keep what the model knew"
+    return (words,) if evidence.has_regularisation is False else ()
 
 
 def _data(evidence: Evidence) -> tuple[str, ...]:
     """Remedies that lie in the data."""
-    found = []
-    if evidence.has_regularisation is False:
-        found.append("regularisation pictures (--reg_data_dir), which keep what the model knew")
+    found = [*_against_forgetting(evidence)]
     if evidence.seen is not None and evidence.seen >= MANY:
         found.append(f"fewer repeats or epochs: every picture was seen {evidence.seen:.0f} times")
     return tuple(found)
@@ -248,11 +299,11 @@ def _undertrained(evidence: Evidence) -> Finding | None:
         return None
     if gain(trained) < FAINT:
         return Finding("undertrained", f"it changes next to nothing: the loss on the training pictures is {trained.at(1.0):.2f} "
-                       "of the base model's", LONGER[:1])
+                       "of the base model's", tuple(longer(evidence.setting)))
     if trained.best_strength >= UNSETTLED:
         return Finding("undertrained", f"its training pictures are predicted best at strength {trained.best_strength:.1f}: it was "
                        f"still on its way (loss {trained.at(1.0):.2f} of the base model's at 1, {trained.at(1.5):.2f} at 1.5)",
-                       LONGER)
+                       (*longer(evidence.setting), "a higher strength for now (1.2 to 1.5)"))
     return None
 
 

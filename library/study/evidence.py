@@ -23,7 +23,7 @@ from library.sample.prompts import PromptLine, read_prompts
 from library.save import series
 from library.study import trial
 from library.study.copying import Pictured, copies
-from library.study.diagnosis import Copied, Evidence
+from library.study.diagnosis import Copied, Evidence, Setting
 from library.study.drawing import Drawing
 from library.study.likeness import latents
 from library.study.material import opened
@@ -233,6 +233,20 @@ def times_seen(metadata: Mapping[str, str], items: Sequence[Item]) -> float | No
         return None
     accumulation = int(words[2]) if words[2].isdigit() else 1
     return int(words[0]) * accumulation / int(words[1]) * statistics.mean(repeats)
+
+
+def setting_of(metadata: Mapping[str, str]) -> Setting:
+    """What a file's metadata tell of the run that made it."""
+    def number(*names: str) -> float | None:
+        for name in names:
+            try:
+                return float(metadata[name])
+            except (KeyError, ValueError):
+                continue
+        return None
+
+    steps = number("ss_steps")
+    return Setting(number("ss_unet_lr", "ss_learning_rate"), number("ss_network_alpha"), None if steps is None else int(steps))
 
 
 def earlier(file: Path) -> list[tuple[Path, int]]:

@@ -69,11 +69,12 @@ class Diagnosing(Idle):
         """Try ``count`` pictures of each kind, look at what the run left, judge."""
         plan, report = self.pictures.plan, self.telling.report
         trained, others, others_are = self.tried(session, count)
-        last = self.telling.saving.files[-1:]
+        last, config = self.telling.saving.files[-1:], session.config
+        setting = diagnosis.Setting(config.optimizer.unet_lr or config.optimizer.lr, config.network.alpha, session.progress.step)
         return diagnosis.judge(diagnosis.Evidence(
-            trained, others, others_are, losses=report.losses, validation=report.validation,
-            growth=evidence.growth(files.read(last[0].path)) if last else {},
-            has_regularisation=any(item.is_reg for item in plan.items), seen=self.seen(plan, session.progress.step)))
+            trained, others, others_are, losses=report.losses, validation=report.validation, setting=setting,
+            growth=evidence.growth(files.read(last[0].path)) if last else {}, seen=self.seen(plan, session.progress.step),
+            has_regularisation=any(item.is_reg for item in plan.items)))
 
     def tried(self, session: Session, count: int) -> tuple[trial.Curve, trial.Curve | None, str]:
         """Curves on training pictures and on others, and what the others are."""

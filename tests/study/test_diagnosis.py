@@ -62,6 +62,26 @@ def test_copies_and_a_risen_validation_loss_are_over_fitting():
     assert judge(replace(GOOD, validation=[(10, 0.5), (20, 0.4), (30, 0.401)])).kind == "good"
 
 
+def test_a_run_whose_loss_has_risen_has_gone_wrong():
+    fallen = [0.1 - 0.0003 * step for step in range(250)]
+    assert judge(replace(GOOD, losses=fallen)).kind == "good"
+    assert judge(replace(GOOD, losses=[*fallen, *[0.5] * 50])).kind == "overtrained"
+    for seed in range(20):
+        draw = random.Random(seed)
+        scattered = [draw.expovariate(1 / 0.1) for _ in range(400)]
+        assert judge(replace(GOOD, losses=scattered)).kind == "good", "the losses of single steps scatter as widely as their mean"
+
+
+def test_remedies_name_the_settings_that_the_run_had():
+    setting = diagnosis.Setting(3e-3, 16, 500)
+    over = judge(replace(GOOD, others=curve(2.0, 4.0, 9.0), setting=setting)).lines()
+    assert any("0.001 in place of 0.003" in line for line in over) and any("alpha 1 in place of 16" in line for line in over)
+    assert any("1000 steps in place of 500" in line for line in judge(
+        replace(GOOD, trained=curve(0.75, 0.58, 0.52), setting=setting)).lines())
+    gentle = judge(replace(GOOD, others=curve(2.0, 4.0, 9.0), setting=diagnosis.Setting(1e-3, 1, 500))).lines()
+    assert not any("alpha" in line for line in gentle)
+
+
 def test_without_a_trial_nothing_is_claimed():
     assert judge(Evidence()).kind == "not judged"
 

@@ -20,10 +20,13 @@ def test_a_command_of_the_guide_is_read_by_its_program(tool, line, monkeypatch):
     monkeypatch.chdir(ROOT)
     program = importlib.import_module(tool)
     args = program.setup_parser().parse_args(shlex.split(line))
-    if tool == "study":
-        assert len(program.study_of(args, []).runs) == 15  # alpha 1 and alpha = dim are one at dim 1
-    else:
-        assert Path(args.config_file).is_file()
+    right = {
+        "study": lambda: len(program.study_of(args, []).runs) == 15,  # alpha 1 and alpha = dim are one at dim 1
+        "xyz_grid": lambda: Path(args.config_file).is_file(),
+        "dataset": lambda: Path(args.where).is_dir(),
+        "diagnose": lambda: all(name.startswith("output/quickstart/zobi") for name in args.files),
+    }
+    assert right[tool]()
 
 
 def test_every_axis_of_the_grid_stands_in_the_guide():
