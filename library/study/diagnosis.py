@@ -33,6 +33,8 @@ FAINT = 0.01
 """Gain below which the file does next to nothing on its own training pictures."""
 LOSSES_RISE = 1.02
 """Last validation loss over the lowest, from which it counts as risen."""
+BY_HEART = 0.15
+"""Loss in composition below which training pictures are known by heart: so much noise leaves open what the caption leaves open."""
 LOSS_ROSE, CERTAIN = 1.5, 5.0
 """Rise of the run's own loss from which it has gone wrong, and by how many standard errors it must have risen."""
 COPY = 0.5
@@ -273,6 +275,10 @@ def _over_fitted(evidence: Evidence) -> Finding | None:
         worst = min(copied, key=lambda one: one.distance)
         told.append(f"{len(copied)} of {len(evidence.copies)} drawn pictures are copies of training pictures "
                     f'("{worst.prompt}" of {worst.nearest})')
+    if evidence.trained is not None and evidence.trained.composition < BY_HEART:
+        told.append("it knows its training pictures by heart: out of nearly pure noise they are predicted with a loss of "
+                    f"{evidence.trained.composition:.2f} of the base model's")
+    if told:
         remedies.append("more and more varied pictures")
     lowest = lowest_validation(evidence.validation)
     if lowest is not None:
