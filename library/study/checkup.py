@@ -69,8 +69,10 @@ class Checkup:
         tried = evidence.tried(bench, path) if bench is not None else Evidence()
         growth = evidence.growth(lora)
         seen = None if bench is None else evidence.times_seen(lora.metadata, bench.known.plan.items)
-        found = replace(tried, losses=left.losses, validation=left.validation, not_numbers=layers.not_numbers, seen=seen,
-                        exploded=layers.exploded, growth=growth, setting=evidence.setting_of(lora.metadata))
+        setting = evidence.setting_of(lora.metadata)
+        until = len(left.losses) if setting.steps is None else setting.steps  # what came later is not this file's
+        found = replace(tried, losses=left.losses[:until], validation=[one for one in left.validation if one[0] <= until],
+                        not_numbers=layers.not_numbers, seen=seen, exploded=layers.exploded, growth=growth, setting=setting)
         verdict = diagnosis.judge(found)
         return Checked(path, verdict, report.blocks, growth, self.remarks(bench),
                        self.better(path, bench) if verdict.kind in BAD else "")
@@ -86,7 +88,8 @@ class Checkup:
         known = evidence.known(argv)
         model = known.config.model
         self.tell(f"loading {model.source} ...")
-        drawing = open_model(Asked(model.source, {"clip_skip": model.clip_skip}, model.vae, self.device))
+        values = model.options | {"clip_skip": model.clip_skip}
+        drawing = open_model(Asked(model.source, values, model.vae, self.device))
         return evidence.bench(known, drawing, self.pictures)
 
     def remarks(self, bench: evidence.Bench | None) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ BY_HEART = 0.15
 """Loss in composition below which training pictures are known by heart: so much noise leaves open what the caption leaves open."""
 LOSS_ROSE, CERTAIN = 1.5, 5.0
 """Rise of the run's own loss from which it has gone wrong, and by how many standard errors it must have risen."""
-COPY = 0.5
+COPY = 0.3
 """Distance of a drawn picture to a training picture, as a part of what training pictures have among themselves."""
 MANY = 200
 """Times that a picture is seen in a run, from which repeats are worth a word where too much was learned."""
@@ -127,7 +127,8 @@ def judge(evidence: Evidence) -> Verdict:
     if found:
         return Verdict(found[0].kind, found, figures)
     if evidence.trained is None:
-        return Verdict("not judged", (Finding("not judged", "neither base model nor training pictures are known"),), figures)
+        return Verdict("not judged", (Finding("not judged", "base model and training pictures are not known", (
+            "name them: --pretrained_model_name_or_path, --train_data_dir",)),), figures)
     paid = evidence.others is not None and price(evidence.trained, evidence.others) >= NOT_CHEAP
     return Verdict("good", (Finding("good", _figures_in_words(evidence), _against_forgetting(evidence) if paid else ()),), figures)
 

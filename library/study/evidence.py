@@ -30,6 +30,8 @@ from library.study.material import opened
 from library.util.records import Batch, Problem, UserError
 from library.util.tensorfile import read_metadata
 
+DIAGNOSIS = "diagnosis.json"
+"""Name of the verdict that a run writes into its report folder."""
 TRIED = 16
 """Pictures of each kind that are tried."""
 DRAWN = 8
@@ -64,17 +66,11 @@ def beside(file: Path) -> Beside:
     return Beside(run, losses, tuple((int(step), float(loss)) for step, loss in known["validation"]))
 
 
-DIAGNOSIS = "diagnosis.json"
-"""Name of the verdict that a run writes into its report folder."""
-KEPT = ("train_data_dir", "reg_data_dir", "dataset_config")
-TEMPLATE = ("caption_extension", "keep_tokens", "num_repeats", "class_tokens")
-
-
 def command_of(run: Mapping[str, Any]) -> list[str]:
     """The flags that name model and pictures again, from a run's ``run.json``."""
     model, data = run["model"], run["data"]
     words: dict[str, Any] = {"pretrained_model_name_or_path": model["source"], "vae": model["vae"], "clip_skip": model["clip_skip"]}
-    words |= {name: data[name] for name in KEPT}
+    words |= {name: data[name] for name in ("train_data_dir", "reg_data_dir", "dataset_config")}
     if data["folder_mode"]:
         part, template = data["parts"][0], data["template"] or {}
         words |= {"resolution": ",".join(str(side) for side in part["resolution"]), "train_batch_size": part["batch_size"],
