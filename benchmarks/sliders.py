@@ -171,7 +171,8 @@ SCHEMES = {
     "page": Scheme("plain scheme of the page: alternating buckets, plain loss, not calibrated", flags=PICTURES | {
         "slider_calibrate": "false", "slider_loss": "plain"}),
     "buckets": Scheme("buckets", flags=PICTURES),
-    "pairs": Scheme("pairs", 12, True, flags=PICTURES | {"slider_pairing": "filename", "train_batch_size": 4}),
+    "pairs": Scheme("pairs", 12, True, flags=PICTURES | {"slider_pairing": "filename", "train_batch_size": 4,
+                                                         "max_train_steps": 100}),
     "text": Scheme("two words", 0, texts=True),
     "LECO": Scheme("two words as LECO learns them: the positive end alone, states denoised anew, batch 1", 0, texts=True,
                    flags={"text_slider_states": "leco", "train_batch_size": 1, "slider_calibrate": "false"}),
