@@ -194,11 +194,8 @@ def _lines(texts: Sequence[str], count: int, seed: int, prompts: Sequence[Prompt
     if scale is None:
         scale = next((line.scale for line in prompts if line.scale is not None), None)
     chosen = [*prompts, *(PromptLine(text, scale=scale) for text in texts)]
-    order = [number * len(chosen) // count if len(chosen) > count else number % len(chosen) for number in range(count)]
-    # Every third first, so that the first few are not all of one side.
-    mixed = [order[number] for start in range(3) for number in range(start, count, 3)]
-    return [replace(chosen[place], steps=STEPS, sampler=None, adapter_strength=None,
-                    seed=derive(seed, "calibration", number) % 2**32) for number, place in enumerate(mixed)]
+    return [replace(chosen[number % len(chosen)], steps=STEPS, sampler=None, adapter_strength=None,
+                    seed=derive(seed, "calibration", number) % 2**32) for number in range(count)]
 
 
 def _cached(seen: Sequence[Batch]) -> dict[str, Cond]:
