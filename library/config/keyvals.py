@@ -67,7 +67,7 @@ def literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         # A plain word (a mode, a path) needs no quotes; something that looks like an expression is a slip.
-        if re.match(r"^[\w.\-:/\\ ]+$", text):
+        if re.match(r"^[\w.\-:/\\ ,]+$", text):
             return text
         raise ValueError(text) from None
 

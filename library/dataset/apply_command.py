@@ -9,6 +9,7 @@ from pathlib import Path
 from library.config.toml_text import decode
 from library.data.found import listed
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 from .journal import Change
 from .places import PictureSet, companions
@@ -42,7 +43,13 @@ def named_pictures(data: PictureSet, file: Path) -> list[Path]:
     names = read_list(file)
     missing = [name for name in names if name not in known]
     if missing:
-        what = f"{len(missing)} of {len(names)} names are no pictures of {data.root}: {listed(missing)}."
+        what = say(
+            "{missing} of {names} names are no pictures of {root}: {missing2}.",
+            missing=len(missing),
+            names=len(names),
+            root=data.root,
+            missing2=listed(missing),
+        )
         raise UserError(Problem(str(file), what, "Give the folder or file that the list was made from; pictures that were moved "
                                 "aside already are gone from it."))
     return [known[name] for name in dict.fromkeys(names)]
@@ -51,12 +58,12 @@ def named_pictures(data: PictureSet, file: Path) -> list[Path]:
 def read_list(file: Path) -> list[str]:
     """Names of a drop list, JSON or text. Raises UserError."""
     if not file.is_file():
-        raise UserError(Problem(str(file), "there is no such file.", "Browsers save a page's drop list among the downloads."))
+        raise UserError(Problem(str(file), "There is no such file.", "Browsers save a page's drop list among the downloads."))
     text, _ = decode(file)
     if file.suffix.lower() != ".json":
         return [line.strip().replace("\\", "/") for line in text.splitlines() if line.strip() and not line.startswith("#")]
     try:
         names = json.loads(text)["drop"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(Problem(str(file), "this is no drop list.", "Save it with the button of the page.")) from error
+        raise UserError(Problem(str(file), "This is no drop list.", "Save it with the button of the page.")) from error
     return [str(name).replace("\\", "/") for name in names]

@@ -15,6 +15,7 @@ from typing import Any
 from library.data.files import IMAGES
 from library.util.fetch import redacted
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 AGENT = "lora-dataset-collector/1 (one request at a time)"
 PAUSE = 1.0
@@ -133,16 +134,21 @@ class Client:
         time.sleep(max(0.0, self.last + self.pause - time.monotonic()))
         self.last = time.monotonic()
         if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-            raise UserError(Problem(self.board.name, f"{redacted(url)} is no address of the web.", "Check --address."))
+            raise UserError(Problem(self.board.name, say("{url} is no address of the web.", url=redacted(url)), "Check --address."))
         try:
             with urllib.request.urlopen(urllib.request.Request(url, headers={"User-Agent": AGENT}), timeout=60) as answer:
                 return answer.read(LARGEST)
         except urllib.error.HTTPError as error:
-            what = f"{redacted(url)} is refused ({error.code})."
+            what = say("{url} is refused ({code}).", url=redacted(url), code=error.code)
             raise UserError(Problem(self.board.name, what, self._refused(error.code))) from error
         except (urllib.error.URLError, OSError) as error:
-            raise UserError(Problem(self.board.name, f"{redacted(url)} cannot be reached ({type(error).__name__}).",
-                                    "Check the connection; started again, it goes on where it stopped.")) from error
+            raise UserError(
+                Problem(
+                    self.board.name,
+                    say("{url} cannot be reached ({kind}).", url=redacted(url), kind=type(error).__name__),
+                    "Check the connection; started again, it goes on where it stopped.",
+                )
+            ) from error
 
     def _refused(self, status: int) -> str:
         if status in (401, 403, 422):
@@ -150,5 +156,10 @@ class Client:
         return "Wait, and start again: it goes on where it stopped." if status in (429, 503) else "Check the tags and the address."
 
     def _strange(self, error: Exception) -> UserError:
-        return UserError(Problem(self.board.name, f"its answer is not of {self.board.name}'s kind ({type(error).__name__}).",
-                                 "Give the right --board: danbooru or gelbooru."))
+        return UserError(
+            Problem(
+                self.board.name,
+                say("Its answer is not of {board}'s kind ({kind}).", board=self.board.name, kind=type(error).__name__),
+                "Give the right --board: danbooru or gelbooru.",
+            )
+        )

@@ -9,6 +9,7 @@ from pathlib import Path
 from library.data import images
 from library.util.hub_access import patiently
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,19 @@ class Captioner:
 
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if Path(model_id).suffix in (".pth", ".pt", ".ckpt") or model_id.startswith(("http://", "https://")):
-            raise UserError(Problem(model_id, "weights of the first BLIP program are not read here.",
+            raise UserError(Problem(model_id, "Weights of the first BLIP program are not read here.",
                                     "Give a transformers model: Salesforce/blip-image-captioning-large, or its folder."))
         try:
             self.processor = patiently(AutoProcessor.from_pretrained, model_id)
             self.model = patiently(AutoModelForImageTextToText.from_pretrained, model_id).to(self.device).eval()
         except (OSError, ValueError) as error:
-            raise UserError(Problem(model_id, f"this captioner cannot be loaded ({str(error).splitlines()[0][:120]}).",
-                                    "Check the name and the connection; or load its repository's files elsewhere and give "
-                                    "their folder.")) from error
+            raise UserError(
+                Problem(
+                    model_id,
+                    say("This captioner cannot be loaded ({reason}).", reason=str(error).splitlines()[0][:120]),
+                    "Check the name and the connection; or load its repository's files elsewhere and give their folder.",
+                )
+            ) from error
 
     def write(self, paths: Sequence[Path], writing: Writing, batch: int = 1) -> Iterator[tuple[Path, str | UserError]]:
         """Pictures with their captions; a picture that cannot be read comes with what is wrong."""

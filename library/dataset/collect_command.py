@@ -8,6 +8,7 @@ from pathlib import Path
 
 from library.data.files import pictures
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 from .booru import BOARDS, PAUSE, Client, Post
 from .journal import write_whole
@@ -60,5 +61,5 @@ def keep(path: Path, content: bytes, post: Post) -> None:
 def agreed(count: int) -> bool:
     """Ask. Raises UserError where nobody can answer."""
     if not sys.stdin.isatty():
-        raise UserError(Problem("--yes", "nobody is there to be asked.", f"Add --yes to load {count} pictures."))
+        raise UserError(Problem("--yes", "Nobody is there to be asked.", say("Add --yes to load {count} pictures.", count=count)))
     return input(f"Load {count} pictures? [y/N] ").strip().lower() in ("y", "yes", "j", "ja", "はい")

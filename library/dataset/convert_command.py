@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 from . import reshape_commands
 from .journal import Change
@@ -29,7 +30,7 @@ def work(args: argparse.Namespace) -> None:
         if FORMATS.get(path.suffix.lower()) == FORMATS[ending]:
             continue
         if target.exists() or target in changes:
-            raise UserError(Problem(str(path), f"{target.name} is there already.", "Rename one of the two."))
+            raise UserError(Problem(str(path), say("{target} is there already.", target=target.name), "Rename one of the two."))
         lines.append(f"  {data.label(path)} -> {target.name}")
         changes[target] = Change(target, partial(reshape_commands.made, path, lambda pixels: pixels, args.quality, ending))
         changes[path] = Change(path)

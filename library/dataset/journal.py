@@ -16,6 +16,7 @@ from pathlib import Path
 
 from library.data.found import listed
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 UNDO = "_undo"
 JOURNAL = "journal.jsonl"
@@ -69,14 +70,23 @@ def undo(root: Path, force: bool = False) -> tuple[str, list[Path]]:
     """
     folders = [folder for folder in _folders(root) if (folder / JOURNAL).is_file()]
     if not folders:
-        raise UserError(Problem(str(root), "there is nothing to undo.", f"Undo lists stand in {root / UNDO}."))
+        raise UserError(Problem(str(root), "There is nothing to undo.", say("Undo lists stand in {value}.", value=root / UNDO)))
     folder = folders[-1]
     lines = (folder / JOURNAL).read_text(encoding="utf-8").splitlines(keepends=True)
     entries = [_entry(line, root, folder) for line in lines if line.endswith("\n")]  # a torn last line: nothing was done yet
     changed = [entry.path for entry in entries if _changed_since(entry)]
     if changed and not force:
-        raise UserError(Problem(str(folder), f"{len(changed)} files were changed since: {listed(path.name for path in changed)}.",
-                                "--force puts the originals back all the same; what is there now is kept beside them."))
+        raise UserError(
+            Problem(
+                str(folder),
+                say(
+                    "{changed} files were changed since: {changed2}.",
+                    changed=len(changed),
+                    changed2=listed(path.name for path in changed),
+                ),
+                "--force puts the originals back all the same; what is there now is kept beside them.",
+            )
+        )
     touched = []
     for number, entry in reversed(list(enumerate(entries))):
         if entry.kept is not None and not entry.kept.is_file():
@@ -161,5 +171,5 @@ def _entry(line: str, root: Path, folder: Path) -> Entry:
         found = json.loads(line)
         return Entry(root / found["path"], folder / found["kept"] if found["kept"] else None, found["sha256"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(Problem(str(folder / JOURNAL), f'this line is none of an undo list: "{line[:60]}".',
+        raise UserError(Problem(str(folder / JOURNAL), say('This line is none of an undo list: "{line}".', line=line[:60]),
                                 "Take it out, or put files back from the folder of originals by hand.")) from error

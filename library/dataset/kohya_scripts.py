@@ -12,6 +12,7 @@ from typing import Any
 from library.data import files
 from library.util.command import tell
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 from . import tag_command
 from .caption_command import caption_all
@@ -30,9 +31,12 @@ SUBJECT = r"(?:anime|cartoon)?\s*\b(?:female|lady|woman|person)\b|\b(?:anime|car
 CAPTION_RULES = ((r"\banime anime\b", "anime"), (r"\byoung ", ""), (r"\b(?:anime|cartoon)? ?\b(?:women|people)\b", "girls"),
                  (SUBJECT, "girl"), (r"\ban? (?:anime cartoon|anime|cartoon) (image)", r"an \1"),
                  (r"\ban? (?:anime cartoon|anime|cartoon) (figure|picture|drawing)", r"a \1"), (r"\bgirl girl\b", "girl"))
-LETTERING = re.compile(r"""[,.]?\s*\b(?:(?:with|and)\s+)?(?:(?:that|which)\s+(?:says?|reads?)
+LETTERING = re.compile(
+    r"""[,.]?\s*\b(?:(?:with|and)\s+)?(?:(?:that|which)\s+(?:says?|reads?)
                        |(?:the|a)\s+(?:words?|letters?|numbers?|text|caption|title|name)s?\b(?:\s+(?:that|which)\s+(?:says?|reads?))?)
-                       [^,.]*""", re.IGNORECASE | re.VERBOSE)
+                       [^,.]*""",
+    re.IGNORECASE | re.VERBOSE,
+)
 """What a captioner says of lettering in a picture, up to the end of its clause."""
 
 
@@ -56,11 +60,12 @@ def pictures(args: argparse.Namespace) -> list[Path]:
         args.caption_extension = args.caption_extention
     folder = Path(args.train_data_dir)
     if not folder.is_dir():
-        raise UserError(Problem("train_data_dir", f"there is no folder {folder}.", "Check the path."))
+        raise UserError(Problem("train_data_dir", say("There is no folder {folder}.", folder=folder), "Check the path."))
     inside = [folder, *(path for path in sorted(folder.rglob("*")) if path.is_dir() and UNDO not in path.parts)]
     found = [path for one in (inside if args.recursive else [folder]) for path in files.pictures(one)]
     if not found:
-        raise UserError(Problem("train_data_dir", f"there are no pictures in {folder}.", "Add --recursive if they lie deeper."))
+        raise UserError(Problem("train_data_dir", say("There are no pictures in {folder}.", folder=folder),
+                                "Add --recursive if they lie deeper."))
     tell(f"found {len(found)} images.")
     return found
 
@@ -96,7 +101,7 @@ def merge_parser(extension: str) -> argparse.ArgumentParser:
 def merge(args: argparse.Namespace, field: str) -> None:
     """Write the captions (or tags) of a folder's pictures into a metadata file. Raises UserError."""
     if args.recursive and not args.full_path:
-        raise UserError(Problem("--recursive", "it needs --full_path: pictures of several folders may have one name.",
+        raise UserError(Problem("--recursive", "It needs --full_path: pictures of several folders may have one name.",
                                 "Add --full_path."))
     found = pictures(args)
     source = args.in_json or (args.out_json if Path(args.out_json).is_file() else None)
@@ -121,11 +126,11 @@ def read_metadata(file: str) -> dict[str, dict[str, Any]]:
     try:
         table = json.loads(Path(file).read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise UserError(Problem(file, "this metadata file cannot be opened.", "Check the path.")) from error
+        raise UserError(Problem(file, "This metadata file cannot be opened.", "Check the path.")) from error
     except ValueError as error:
-        raise UserError(Problem(file, f"this is no metadata file ({error}).", "Make it anew.")) from error
+        raise UserError(Problem(file, say("This is no metadata file ({error}).", error=error), "Make it anew.")) from error
     if not isinstance(table, dict):
-        raise UserError(Problem(file, "this is no metadata file.", 'It looks like {"name": {"caption": "...", "tags": "..."}}.'))
+        raise UserError(Problem(file, "This is no metadata file.", 'It looks like {"name": {"caption": "...", "tags": "..."}}.'))
     return table
 
 

@@ -20,6 +20,7 @@ from library.data.metadata import INFO_CACHE
 from library.flags import Flags
 from library.util.near import near
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 EXTENSIONS = (".txt", ".caption")
 RESOLUTION = 512
@@ -79,7 +80,9 @@ class PictureSet:
         known = {folder.path.name: folder for folder in self.folders}
         for name in names:
             if name not in known:
-                raise UserError(Problem("--folder", f'there is no folder "{name}" in {self.root}.', near(name, known)))
+                raise UserError(
+                    Problem("--folder", say('There is no folder "{name}" in {root}.', name=name, root=self.root), near(name, known))
+                )
         return replace(self, folders=tuple(known[name] for name in names)) if names else self
 
 
@@ -91,7 +94,7 @@ def read_set(where: str, training: Sequence[str] = ()) -> PictureSet:
     """
     path = Path(where)
     if not path.exists():
-        raise UserError(Problem(where, "there is no such folder or file.", nearest_existing(path.absolute())))
+        raise UserError(Problem(where, "There is no such folder or file.", nearest_existing(path.absolute())))
     argv = [*_named(path), *training]
     if not any(word.startswith(("--resolution", "--config_file")) for word in argv):
         argv.append(f"--resolution={RESOLUTION}")
@@ -108,7 +111,7 @@ def read_set(where: str, training: Sequence[str] = ()) -> PictureSet:
                     if subset.image_dir is not None and subset.image_dir.is_dir())
     stops = [problem for problem in found.problems if problem.severity == "stop"]
     if not folders:
-        raise UserError(*(stops or [Problem(where, "it names no folder of pictures.", "Give image_dir, or a folder.")]))
+        raise UserError(*(stops or [Problem(where, "It names no folder of pictures.", "Give image_dir, or a folder.")]))
     root = path if path.is_dir() else path.parent
     return PictureSet(root, flags, config, folders, tuple(found.problems))
 
@@ -118,7 +121,7 @@ def _named(path: Path) -> list[str]:
     if path.is_dir():
         return [f"--train_data_dir={path}"]
     if path.suffix.lower() not in (".toml", ".json"):
-        raise UserError(Problem(str(path), "this file names no pictures.",
+        raise UserError(Problem(str(path), "This file names no pictures.",
                                 "Give a folder, a data set's .toml (--dataset_config), or a training's (--config_file)."))
     return [f"--dataset_config={path}" if "datasets" in read_settings(path).data else f"--config_file={path}"]
 

@@ -12,6 +12,7 @@ from library.data import images
 from library.data.buckets import BucketRules
 from library.data.resize import resize
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +40,7 @@ def write(pixels_HW4: np.ndarray, ending: str, saving: Saving = Saving()) -> byt
     from PIL import Image
 
     if ending.lower() not in FORMATS:
-        raise UserError(Problem(ending, "pictures are not written in this format.", f"Use one of {', '.join(FORMATS)}."))
+        raise UserError(Problem(ending, "Pictures are not written in this format.", say("Use one of {formats}.", formats=FORMATS)))
     picture = Image.fromarray(pixels_HW4)
     name = FORMATS[ending.lower()]
     if pixels_HW4[..., 3].min() == 255 or name in ("JPEG", "BMP"):
@@ -95,4 +96,6 @@ def read_colour(text: str) -> tuple[int, int, int]:
     try:
         return ImageColor.getrgb(text)[:3]
     except ValueError as error:
-        raise UserError(Problem("--colour", f'"{text}" is no colour.', "Write white, black, grey or #ff8800.")) from error
+        raise UserError(
+            Problem("--colour", say('"{text}" is no colour.', text=text), "Write white, black, grey or #ff8800.")
+        ) from error

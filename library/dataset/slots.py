@@ -11,6 +11,7 @@ from pathlib import Path
 from library.config.toml_text import read_settings
 from library.util.near import near
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 SLOTS: dict[str, tuple[str, ...]] = {
     "subject": ("?girl", "?boy", "?girls", "?boys", "1other", "solo", "multiple *", "no humans", "man", "woman", "animal*"),
@@ -83,22 +84,37 @@ def read_order(order: str, file: str | None = None) -> Order:
         known |= _read_slots(Path(file))
     names = [name for piece in order.split(",") if (name := " ".join(piece.lower().split()))]
     if not names:
-        raise UserError(Problem("--order", "no slot is named.", 'Write for example --order "pose, emotion, composition".'))
+        raise UserError(Problem("--order", "No slot is named.", 'Write for example --order "pose, emotion, composition".'))
     patterns = []
     for name in names:
         inside = known.get(name) or known.get(ALIASES.get(name, ""))
         if inside is None:
-            raise UserError(Problem("--order", f'nothing says which tags belong to "{name}".',
-                                    f"{near(name, known)} Or describe it in a --slots file: {name} = [\"tag\", \"pattern *\"]."))
+            raise UserError(
+                Problem(
+                    "--order",
+                    say('Nothing says which tags belong to "{name}".', name=name),
+                    say(
+                        '{name} Or describe it in a --slots file: {name2} = ["tag", "pattern *"].',
+                        name=near(name, known),
+                        name2=name,
+                    ),
+                )
+            )
         patterns.append(inside)
     return Order(tuple(names), tuple(patterns))
 
 
 def _read_slots(path: Path) -> Mapping[str, tuple[str, ...]]:
     if not path.is_file():
-        raise UserError(Problem("--slots", f"there is no file {path}.", "Check the path."))
+        raise UserError(Problem("--slots", say("There is no file {path}.", path=path), "Check the path."))
     found = read_settings(path).data
     for name, tags in found.items():
         if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-            raise UserError(Problem(f"--slots {path.name}", f"{name} is no list of tags.", f'Write {name} = ["tag", "pattern *"].'))
+            raise UserError(
+                Problem(
+                    f"--slots {path.name}",
+                    say("{name} is no list of tags.", name=name),
+                    say('Write {name} = ["tag", "pattern *"].', name=name),
+                )
+            )
     return {" ".join(name.lower().split()): tuple(tag.lower() for tag in tags) for name, tags in found.items()}

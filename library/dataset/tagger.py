@@ -15,6 +15,7 @@ from library.data.resize import resize
 from library.util.hub_access import patiently
 from library.util.packages import installed
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,13 +56,18 @@ class Tagger:
         try:
             self.session = onnxruntime.InferenceSession(str(folder / MODEL), providers=[p for p in PROVIDERS if p in available])
         except RuntimeError as error:
-            raise UserError(Problem(str(folder / MODEL), f"this file is no ONNX model that can be read ({error}).",
+            raise UserError(Problem(str(folder / MODEL), say("This file is no ONNX model that can be read ({error}).", error=error),
                                     "Load it again with --force_download.")) from error
         self.input = self.session.get_inputs()[0]
         shape = self.input.shape
         if len(shape) != 4 or shape[3] != 3 or not isinstance(shape[1], int):
-            raise UserError(Problem(str(folder / MODEL), f"it takes pictures of shape {shape}, which no WD14 tagger does.",
-                                    "Give a tagger of SmilingWolf's (v1.4 or v3), as a hub id or a folder."))
+            raise UserError(
+                Problem(
+                    str(folder / MODEL),
+                    say("It takes pictures of shape {shape}, which no WD14 tagger does.", shape=shape),
+                    "Give a tagger of SmilingWolf's (v1.4 or v3), as a hub id or a folder.",
+                )
+            )
         self.side: int = shape[1]
         self.fixed_batch: int | None = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
 
@@ -76,9 +82,17 @@ class Tagger:
             spare = np.zeros((size - len(part), *part.shape[1:]), np.float32)
             found.append(self.session.run(None, {self.input.name: np.concatenate([part, spare])})[0][:len(part)])
         if found[0].shape[1] != len(self.labels.names):
-            raise UserError(Problem(LABELS, f"it names {len(self.labels.names)} labels, and the model answers for "
-                                    f"{found[0].shape[1]}: they are not of one tagger.",
-                                    f"Load {MODEL} and {LABELS} of one repository."))
+            raise UserError(
+                Problem(
+                    LABELS,
+                    say(
+                        "It names {names} labels, and the model answers for {shape}: they are not of one tagger.",
+                        names=len(self.labels.names),
+                        shape=found[0].shape[1],
+                    ),
+                    say("Load {model} and {labels} of one repository.", model=MODEL, labels=LABELS),
+                )
+            )
         return np.concatenate(found)
 
     def tag(self, paths: Sequence[Path], choice: Choice, batch: int = 1,
@@ -88,8 +102,8 @@ class Tagger:
 
         for kind in choice.thresholds:
             if kind not in self.labels.kinds:
-                raise UserError(Problem(f"--{kind}_threshold", f"this tagger has no {kind} tags.",
-                                        f"Leave it out; it has {', '.join(sorted(set(self.labels.kinds)))} tags."))
+                raise UserError(Problem(f"--{kind}_threshold", say("This tagger has no {kind} tags.", kind=kind),
+                                        say("Leave it out; it has {kinds} tags.", kinds=sorted(set(self.labels.kinds)))))
         with ThreadPoolExecutor(max(1, threads)) as pool:
             for start in range(0, len(paths), batch):
                 part = list(paths[start:start + batch])
@@ -113,7 +127,7 @@ def read_labels(file: Path) -> Labels:
     with file.open(encoding="utf-8", newline="") as text:
         rows = list(csv.DictReader(text))
     if not rows or not {"name", "category"} <= set(rows[0]):
-        raise UserError(Problem(str(file), "this is no table of a tagger's labels.", "It begins with tag_id,name,category,count."))
+        raise UserError(Problem(str(file), "This is no table of a tagger's labels.", "It begins with tag_id,name,category,count."))
     return Labels(tuple(row["name"] for row in rows), tuple(KINDS.get(row["category"], "general") for row in rows))
 
 
@@ -170,7 +184,7 @@ def read_replacement(text: str | None) -> dict[str, str]:
     for rule in (text or "").replace(r"\,", "\0").replace(r"\;", "\1").split(";"):
         parts = [part.replace("\0", ",").replace("\1", ";").strip() for part in rule.split(",")]
         if rule.strip() and len(parts) != 2:
-            raise UserError(Problem("--tag_replacement", f'"{text}" cannot be read.', 'Write "old,new;old2,new2".'))
+            raise UserError(Problem("--tag_replacement", say('"{text}" cannot be read.', text=text), 'Write "old,new;old2,new2".'))
         if rule.strip():
             found[parts[0]] = parts[1]
     return found
@@ -179,8 +193,8 @@ def read_replacement(text: str | None) -> dict[str, str]:
 def find_model(repo: str, model_dir: Path, again: bool = False) -> Path:
     """The folder of a tagger: a path, an earlier download (kohya's too), or loaded from the hub. Raises UserError."""
     if not installed("onnxruntime"):
-        raise UserError(Problem("onnxruntime", "taggers are ONNX models, and onnxruntime is not installed.",
-                                "pip install onnxruntime (or onnxruntime-gpu, onnxruntime-directml)."))
+        raise UserError(Problem("onnxruntime", "Taggers are ONNX models, and onnxruntime is not installed.",
+                                "Run: python -m pip install onnxruntime (or onnxruntime-gpu, onnxruntime-directml)."))
     if _is_model(Path(repo)):
         return Path(repo)
     folder = model_dir / repo.replace("/", "_")
@@ -199,13 +213,18 @@ def load_from_hub(repo: str, name: str, folder: Path, again: bool) -> None:
     try:
         patiently(hf_hub_download, repo, name, **options)
     except errors.RepositoryNotFoundError as error:
-        raise UserError(Problem(f"--repo_id {repo}", "the hub has no such model, or it is not open to you.",
+        raise UserError(Problem(f"--repo_id {repo}", "The hub has no such model, or it is not open to you.",
                                 "Check the name, such as SmilingWolf/wd-v1-4-convnext-tagger-v2.")) from error
     except (errors.HfHubHTTPError, errors.HFValidationError, errors.EntryNotFoundError, OSError) as error:
         missing = isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError)
-        what = f"there is no {name} in it." if missing else "it could not be loaded: the hub is out of reach."
-        raise UserError(Problem(f"--repo_id {repo}", what, f"Load {MODEL} and {LABELS} in a browser and give their folder as "
-                                "--repo_id.")) from error
+        what = say("There is no {name} in it.", name=name) if missing else say("It could not be loaded: the hub is out of reach.")
+        raise UserError(
+            Problem(
+                f"--repo_id {repo}",
+                what,
+                say("Load {model} and {labels} in a browser and give their folder as --repo_id.", model=MODEL, labels=LABELS),
+            )
+        ) from error
 
 
 def _is_model(folder: Path) -> bool:

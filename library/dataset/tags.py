@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 TagsToTags = Callable[[list[str]], list[str]]
 
@@ -68,7 +69,7 @@ def read_rule(flag: str, text: str) -> tuple[list[str], str]:
     left, arrow, right = text.partition("->")
     sources, target = parse(left), right.strip()
     if not arrow or not sources or not target or "," in target:
-        raise UserError(Problem(flag, f'"{text}" cannot be read.', f'Write {flag} "a, b, c -> d".'))
+        raise UserError(Problem(flag, say('"{text}" cannot be read.', text=text), say('Write {flag} "a, b, c -> d".', flag=flag)))
     return sources, target
 
 

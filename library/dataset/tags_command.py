@@ -40,7 +40,7 @@ def work(args: argparse.Namespace) -> None:
     found, without = captions.read(data)
     separators = {one.folder.subset.caption_separator for one in found} or {","}
     if len(separators) > 1:
-        raise UserError(Problem(args.where, "its folders separate tags by different signs.", "Give --folder, one after the other."))
+        raise UserError(Problem(args.where, "Its folders separate tags by different signs.", "Give --folder, one after the other."))
     separator = separators.pop()
     tell(f"{len(found)} captions in {len(data.folders)} folders" + (f"; {len(without)} pictures have none" if without else ""))
     odd = [one for one in found if one.encoding != "utf-8-sig"]
@@ -100,7 +100,7 @@ def _keep(args: argparse.Namespace) -> int:
 def _order(args: argparse.Namespace, required: bool = False) -> slots.Order | None:
     if args.order is None:
         if required or args.slots:
-            raise UserError(Problem("--check" if required else "--slots", "it needs the slots' order.",
+            raise UserError(Problem("--check" if required else "--slots", "It needs the slots' order.",
                                     'Add --order "pose, emotion, composition".'))
         return None
     return slots.read_order(args.order, args.slots)

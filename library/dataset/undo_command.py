@@ -19,7 +19,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def work(args: argparse.Namespace) -> None:
     path = Path(args.where)
     if not path.exists():
-        raise UserError(Problem(args.where, "there is no such folder or file.", "Give what the command was given."))
+        raise UserError(Problem(args.where, "There is no such folder or file.", "Give what the command was given."))
     root = path if path.is_dir() else path.parent
     name, touched = undo(root, args.force)
     tell(f"Taken back: {name}, {len(touched)} files.")

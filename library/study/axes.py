@@ -13,6 +13,7 @@ from library.sample.prompts import PromptLine
 from library.save import series
 from library.util.near import near
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,9 @@ def _files(text: str, given: Given) -> list[Point]:
         path = Path(word)
         named = sorted(path.parent.glob(path.name)) if any(mark in path.name for mark in "*?") else [find(word, given)]
         if not named:
-            raise UserError(Problem("file=", f"no file matches {word}", "Check the path; * stands for any letters."))
+            raise UserError(
+                Problem("file=", say("No file matches {word}.", word=word), "Check the path; * stands for any letters.")
+            )
         points += [file_point(one, one.stem) for one in named]
     return points
 
@@ -129,7 +132,7 @@ def file_point(path: Path | None, label: str) -> Point:
 def _series(counted: str) -> Callable[[str, Given], list[Point]]:
     def points(text: str, given: Given) -> list[Point]:
         if given.cell.main is None:
-            raise UserError(Problem(f"{counted}=", "no file is given whose series could be taken",
+            raise UserError(Problem(f"{counted}=", "No file is given whose series could be taken.",
                                     "Add --lora FILE, any file of the run."))
         members = [m for m in series.of_run(given.cell.main) if m.counted in (counted, "last")]
         return [file_point(None if m is None else m.path, "without" if m is None else _label(m, counted))
@@ -156,7 +159,13 @@ def _chosen(word: str, counted: str, members: Sequence[series.Member]) -> list[s
     missing = [number for number in wanted if number not in by_number]
     if missing:
         there = ", ".join(str(m.number) if m.counted == counted else "last" for m in members)
-        raise UserError(Problem(f"{counted}={word}", f"there is no file of {counted} {missing[0]}", f"There are: {there}."))
+        raise UserError(
+            Problem(
+                f"{counted}={word}",
+                say("There is no file of {counted} {missing}.", counted=counted, missing=missing[0]),
+                say("There are: {there}.", there=there),
+            )
+        )
     return [by_number[number] for number in wanted]
 
 
@@ -170,8 +179,13 @@ def _prompts(text: str, given: Given) -> list[Point]:
         lines = list(given.prompts)
         wanted = range(1, len(lines) + 1) if text.strip() == "all" else [int(n) for n in numbers(text, whole=True)]
         if not lines or any(not 1 <= n <= len(lines) for n in wanted):
-            raise UserError(Problem(f"prompt={text}", f"the prompt file has {len(lines)} lines", "Count from 1; give "
-                                    "--sample_prompts FILE, or write the prompts themselves between bars: prompt=a cat|a dog."))
+            raise UserError(
+                Problem(
+                    f"prompt={text}",
+                    say("The prompt file has {lines} lines.", lines=len(lines)),
+                    "Count from 1; give --sample_prompts FILE, or write the prompts themselves between bars: prompt=a cat|a dog.",
+                )
+            )
         return [_line_point(lines[n - 1]) for n in wanted]
     return [Point(one.strip(), lambda cell, one=one: replace(cell, line=replace(cell.line, prompt=one.strip())))
             for one in text.split("|")]
@@ -189,7 +203,7 @@ def _replacements(text: str, given: Given) -> list[Point]:
     first = found[0] if found else ""
     prompts = [given.cell.line.prompt, *(line.prompt for line in given.prompts)]
     if not first or not any(first in prompt for prompt in prompts):
-        raise UserError(Problem(f"replace={text}", f'"{first}" does not stand in the prompt',
+        raise UserError(Problem(f"replace={text}", say('"{first}" does not stand in the prompt.', first=first),
                                 "The first word of the list is searched for; each word then stands in its place."))
 
     def change(word: str) -> Change:
@@ -241,7 +255,7 @@ def find(name: str, given: Given) -> Path:
         other, member = series.parse(path)
         if other == stem and wanted.counted != "last" and (member.counted, member.number) == (wanted.counted, wanted.number):
             return path
-    raise UserError(Problem(name, f"no such LoRA file, here or in {given.folder}",
+    raise UserError(Problem(name, say("There is no such LoRA file, here or in {folder}.", folder=given.folder),
                             near(Path(name).name, [p.stem for p in present]) if present else "Check the path."))
 
 
@@ -293,15 +307,22 @@ def axis(text: str, given: Given) -> Axis:
     name, sign, values = text.partition("=")
     word = SAME.get(name.strip().lower(), name.strip().lower())
     if not sign or word not in KINDS:
-        raise UserError(Problem(text, f'there is no axis "{name.strip()}"', f"{near(word, KINDS)} For example: "
-                                f"{KINDS.get(word, KINDS['strength']).example}"))
+        raise UserError(
+            Problem(
+                text,
+                say('There is no axis "{value}".', value=name.strip()),
+                say("{word} For example: {example}", word=near(word, KINDS), example=KINDS.get(word, KINDS["strength"]).example),
+            )
+        )
     kind = KINDS[word]
     try:
         points = kind.make(values, given)
     except ValueError as error:
-        raise UserError(Problem(text, f"it cannot be read: {error}", f"Write for example {kind.example}")) from error
+        raise UserError(
+            Problem(text, say("It cannot be read: {error}", error=error), say("Write for example {example}.", example=kind.example))
+        ) from error
     if not points:
-        raise UserError(Problem(text, "it names no value", f"Write for example {kind.example}"))
+        raise UserError(Problem(text, "It names no value.", say("Write for example {example}.", example=kind.example)))
     return Axis(kind.title, tuple(points), kind.order)
 
 
@@ -335,5 +356,5 @@ def _tag_strength(name: str, text: str) -> float:
     try:
         return float(text or 1)
     except ValueError:
-        raise UserError(Problem(f"<lora:{name}:{text}>", f'the strength cannot be "{text}"',
-                                f"Write for example <lora:{name}:0.7>.")) from None
+        raise UserError(Problem(f"<lora:{name}:{text}>", say('The strength cannot be "{text}".', text=text),
+                                say("Write for example <lora:{name}:0.7>.", name=name))) from None

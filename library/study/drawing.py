@@ -10,6 +10,7 @@ from library.families import detect, registry
 from library.families.interface import Family, LoadRequest, Parts
 from library.sample.jobs import SampleOptions
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,13 @@ def open_model(asked: Asked) -> Drawing:
 
     found = detect.identify(asked.source)
     if found.family is None:
-        raise UserError(Problem("--pretrained_model_name_or_path", f'"{asked.source}" is {found.what}.',
-                                "Give the base model that the LoRA was trained on: a checkpoint, a diffusers folder or a hub id."))
+        raise UserError(
+            Problem(
+                "--pretrained_model_name_or_path",
+                say('"{source}" is {what}.', source=asked.source, what=found.what),
+                "Give the base model that the LoRA was trained on: a checkpoint, a diffusers folder or a hub id.",
+            )
+        )
     family = registry.get(found.family)
     device = asked.device or str(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
     half = "bf16" if family.SPEC.target_space == "flow" else "fp16"

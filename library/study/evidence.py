@@ -28,6 +28,7 @@ from library.study.drawing import Drawing
 from library.study.likeness import latents
 from library.study.material import opened
 from library.util.records import Batch, Problem, UserError
+from library.util.said import say
 from library.util.tensorfile import read_metadata
 
 DIAGNOSIS = "diagnosis.json"
@@ -103,14 +104,14 @@ def known(argv: Sequence[str]) -> Known:
     spec = registry.get(config.model.family).SPEC
     plan = scan(config.data, ScanRules(spec.bucket_step, spec.cache_suffix, spec.text_cache_suffix, True, 0))
     if not any(not item.is_reg for item in plan.items):
-        raise UserError(*(plan.problems or [Problem("--train_data_dir", "no training pictures were found", "Check the path.")]))
+        raise UserError(*(plan.problems or [Problem("--train_data_dir", "No training pictures were found.", "Check the path.")]))
     return Known(config, plan)
 
 
 def _detected(source: str, flags: Any) -> Detected:
     found = detect.identify(source)
     if found.family is None:
-        raise UserError(Problem("--pretrained_model_name_or_path", f'"{source}" is {found.what}.',
+        raise UserError(Problem("--pretrained_model_name_or_path", say('"{source}" is {what}.', source=source, what=found.what),
                                 "Give the base model that the LoRA was trained on: a checkpoint, a diffusers folder or a hub id."))
     return Detected(found.family, dict(found.hints))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from library.families.interface import Family, Parts
 from library.sample.undisturbed import random_states_kept
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +95,15 @@ def embedder(source: str) -> Embedder:
         model = AutoModel.from_pretrained(source).eval()
         return Embedder(model, AutoImageProcessor.from_pretrained(source), AutoTokenizer.from_pretrained(source))
     except (OSError, ValueError) as error:
-        raise UserError(Problem("--likeness", f'"{source}" is no embedding model that can be loaded '
-                                f"({str(error).splitlines()[0][:120]})",
-                                "Name a folder or hub id of a CLIP model, such as openai/clip-vit-base-patch32, or leave "
-                                "--likeness out: the distance to the base model is measured without it.")) from error
+        raise UserError(
+            Problem(
+                "--likeness",
+                say(
+                    '"{source}" is no embedding model that can be loaded ({reason}).',
+                    source=source,
+                    reason=str(error).splitlines()[0][:120],
+                ),
+                "Name a folder or hub id of a CLIP model, such as openai/clip-vit-base-patch32, or leave "
+                "--likeness out: the distance to the base model is measured without it.",
+            )
+        ) from error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from library.data.files import numbered_folders, pictures
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -16,11 +17,15 @@ if TYPE_CHECKING:
 def paths_of(folder: Path, most: int) -> list[Path]:
     """Pictures of a training folder (``N_name`` folders, or the pictures themselves), at most ``most``, evenly taken."""
     if not folder.is_dir():
-        raise UserError(Problem("--train_data_dir", f"there is no folder {folder}", "Check the path."))
+        raise UserError(Problem("--train_data_dir", say("There is no folder {folder}.", folder=folder), "Check the path."))
     numbered, _ = numbered_folders(folder)
     paths = [path for one in numbered for path in pictures(one.path)] or pictures(folder)
     if not paths:
-        raise UserError(Problem("--train_data_dir", f"{folder} holds no pictures", "Give the folder of the training pictures."))
+        raise UserError(
+            Problem(
+                "--train_data_dir", say("{folder} holds no pictures.", folder=folder), "Give the folder of the training pictures."
+            )
+        )
     return paths[::max(1, len(paths) // most)][:most]
 
 

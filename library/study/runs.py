@@ -19,6 +19,7 @@ from library.config.toml_file import write_text
 from library.flags import Flags, flags_of
 from library.util.near import near
 from library.util.records import Problem, UserError
+from library.util.said import say
 from library.util.secrets import mask
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,13 +82,15 @@ def combinations(vary: Sequence[str], script: str) -> list[Run]:
         name = name.lstrip("-")
         values = [value.strip() for value in text.split(",") if value.strip()]
         if name not in known or name in OWN:
-            problems.append(Problem(f"--vary {word}", f"{name} is no setting that a study can vary",
+            problems.append(Problem(f"--vary {word}", say("{name} is no setting that a study can vary.", name=name),
                                     near(name, [one for one in known if one not in OWN], 2)))
         elif not values:
-            problems.append(Problem(f"--vary {word}", "no values stand behind it", f"Write for example {name}=1,16,128"))
+            problems.append(
+                Problem(f"--vary {word}", "No values stand behind it.", say("Write for example {name}=1,16,128.", name=name))
+            )
         columns.append([(name, value) for value in values])
     if problems or not columns:
-        raise UserError(*(problems or [Problem("--vary", "nothing is varied", "Add --vary network_dim=1,16,128")]))
+        raise UserError(*(problems or [Problem("--vary", "Nothing is varied.", "Add --vary network_dim=1,16,128.")]))
     found: dict[str, Run] = {}
     for chosen in product(*columns):
         settings = _settled(dict(chosen), vary)
@@ -102,8 +105,13 @@ def _settled(chosen: Mapping[str, str], vary: Sequence[str]) -> dict[str, str]:
         other = value[1:].strip() if value.startswith("=") else ""
         source = SAME.get(other, other)
         if other and source not in chosen:
-            raise UserError(Problem(f"--vary {' '.join(vary)}", f"{name}=={other}: {source} is not varied here",
-                                    f"Add {source}=... to --vary, or write the number."))
+            raise UserError(
+                Problem(
+                    f"--vary {' '.join(vary)}",
+                    say("{name}=={other}: {source} is not varied here.", name=name, other=other, source=source),
+                    say("Add {source}=... to --vary, or write the number.", source=source),
+                )
+            )
         settled[name] = chosen[source] if other else value
     return settled
 

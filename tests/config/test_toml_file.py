@@ -445,3 +445,10 @@ def test_an_ending_that_windows_hides_is_named(tmp_path):
     (tmp_path / "a.toml.txt").touch()
     with pytest.raises(UserError, match=r"Windows hides the ending \.txt"):
         read_command([f"--config_file={tmp_path / 'a.toml'}"], "train_network.py")
+
+
+def test_the_rules_of_a_piecewise_schedule_are_a_word_with_commas():
+    problems = []
+    assert as_values("lr_scheduler_args", ["step_rules=1:100,0.1:200,0.01"], problems) == {
+        "step_rules": "1:100,0.1:200,0.01"}
+    assert problems == []

@@ -165,7 +165,7 @@ def test_a_person_is_asked_again_and_ends_in_words(tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path)
     assert program.main(["--language", "ja"]) == 130
     shown = capsys.readouterr().out
-    assert "「charakter」は次のどれでもありません" in shown and "使えません: a path that does not exist" in shown
+    assert "「charakter」は次のどれでもありません" in shown and "使えません: 存在しないパス" in shown
     assert "出力フォルダ" in shown and "中止しました" in shown
     assert str(ROOT / "examples" / "dataset") in shown and not list(tmp_path.iterdir())
 

@@ -25,7 +25,7 @@ from library.util.said import Said, in_language, say, table
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("util", "flags", "config", "data", "optim", "preflight", "train", "save", "sample", "report",
-         "families", "networks", "lorafile")
+         "families", "networks", "lorafile", "dataset", "study")
 """Rooms in which every sentence of a problem must stand in the tables of all languages."""
 MAKERS = {"Problem", "note", "stop", "warn", "NotUnderstood", "refuse", "_complain", "_stop"}
 """Functions that take sentences."""
