@@ -61,6 +61,15 @@ def test_texts_of_sliders_in_the_documentation_are_right(tmp_path, page, text):
     assert found.pairs and not found.problems
 
 
+@pytest.mark.parametrize(("page", "text"), [pytest.param(*block, id=block[0]) for block in blocks("yaml")
+                                            if "unconditional" in block[1]])
+def test_prompts_of_leco_in_the_documentation_are_right(tmp_path, page, text):
+    file = tmp_path / "prompts.yaml"
+    file.write_text(text, encoding="utf-8")
+    found = read_pairs(file)
+    assert found.pairs and not found.problems
+
+
 def test_flags_named_in_the_documentation_exist():
     unknown = set()
     for page in (README, JAPANESE, ROOT / "docs" / "training.md", ROOT / "docs" / "sliders.md"):

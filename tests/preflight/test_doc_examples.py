@@ -24,7 +24,7 @@ from tests.test_docs import BLOCK, PAGES, ROOT
 from .cases import card, state
 from .world import SD1, World, write_folder, write_picture, write_safetensors
 
-COMMAND = re.compile(r"(?:accelerate launch|python) (?:--\S+ )*(\w*train_network\.py) (--[^`]*)")
+COMMAND = re.compile(r"(?:accelerate launch|python) (?:--\S+ )*(\w*train_(?:network|leco)\.py) (--[^`]*)")
 MADE = {"start-up-checks.md", "flags.md"}
 """Pages made from declarations; they hold no examples."""
 
@@ -63,13 +63,20 @@ def test_the_pages_hold_several_commands() -> None:
     assert len(list(commands())) >= 8
 
 
+def described_as(page: Path, word: str) -> list[str]:
+    """Blocks of a page that show a file with this word in it."""
+    return [text for _, text in BLOCK.findall(page.read_text(encoding="utf-8")) if word in text]
+
+
 @pytest.mark.parametrize(("script", "words", "page"), list(commands()))
 def test_a_command_of_the_documentation_meets_no_warning(place: Path, script: str, words: list[str], page: Path) -> None:
     shown = "[[targets]]" if "--prompts_file=slider.toml" in words else "slider_strength"
-    described = [text for _, text in BLOCK.findall(page.read_text(encoding="utf-8")) if shown in text]
+    described = described_as(page, shown)
     if any(word.endswith("=slider.toml") for word in words):
         (place / "slider.toml").write_text(described[0], encoding="utf-8")
-    family = by_script(script) if script != "train_network.py" else get("sd1")
+    if "--prompts_file=prompts.yaml" in words:
+        (place / "prompts.yaml").write_text(described_as(page, "unconditional")[0], encoding="utf-8")
+    family = get("sd1") if script in ("train_network.py", "train_leco.py") else by_script(script)
     assert family is not None
     flags = read_command(words, script)
     config = resolve(flags, lambda source, flags: Detected(family.SPEC.name))
