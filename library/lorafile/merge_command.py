@@ -50,7 +50,7 @@ def _without_overlap(every: list[merge.Share]) -> list[merge.Share]:
     for before, after in list(zip(every, apart, strict=True))[1:]:
         part = merge.overlap(before, after)
         tell(f"{before.lora.name}: {part:.1%} of its change acted on what earlier files act on, and was taken out"
-             + ("; little is left of it: give it first, or use --concat" if part > 0.5 else ""))
+             + ("; it will be weaker: raise its ratio, give it first, or use --concat" if part > 0.5 else ""))
     return apart
 
 

@@ -57,7 +57,7 @@ def test_every_own_network_module_passes_also_where_no_file_of_its_name_is(world
 
 @pytest.mark.parametrize(("module", "args", "rate", "speaks"), [
     ("networks.ia3", [], 2e-2, False), ("networks.ia3", [], 1e-4, True), ("networks.lora", [], 2e-2, True),
-    ("networks.oft", [], 3e-4, False), ("networks.oft_flux", [], 3e-2, True), ("lycoris.kohya", ["algo=ia3"], 2e-2, False),
+    ("networks.oft", [], 3e-5, False), ("networks.oft_flux", [], 3e-2, True), ("lycoris.kohya", ["algo=ia3"], 2e-2, False),
     ("lycoris.kohya", ["preset=full", "algo=ia3"], 1e-5, True), ("lycoris.kohya", ["algo=locon"], 1e-4, False)])
 def test_a_rate_is_judged_by_the_adapter_it_is_for(world: World, module: str, args: list[str], rate: float, speaks: bool) -> None:
     context = world.context(network_module=module, network_args=args, learning_rate=rate, text_encoder_lr=[5e-5])
