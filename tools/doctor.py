@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from library.preflight.registry import Context
 from library.preflight.versions import NEEDED, TESTED
 from library.util import frame, log
 from library.util.records import Problem, UserError
+from library.util.said import say, spoken
 from library.util.secrets import mask
 
 INSTALLATION = (
@@ -157,45 +159,50 @@ def print_installation(facts: dict[str, Any]) -> None:
     """Print the table of the installation."""
 
     def line(name: str, value: Any) -> None:
-        print(f"  {name:<18} {value}")
+        name = spoken(name)
+        print(f"  {name}{' ' * max(1, 19 - frame.columns(name))}{spoken(value)}")
 
     print(f"{facts['system']}, Python {facts['python']} ({facts['executable']})")
-    print("\npackages")
+    print("\n" + spoken(say("packages")))
     for name, version in facts["packages"].items():
         needed = name in NEEDED
-        tested = f"   tested with {facts['tested'][name]}" if name in facts["tested"] else ""
+        tested = say("   tested with {version}", version=facts["tested"][name]) if name in facts["tested"] else ""
         if version or needed:
-            line(name, f"{version or 'MISSING':<14}{tested}")
+            line(name, say("{version}{tested}", version=f"{version:<14}" if version else say("MISSING       "), tested=tested))
     rest = [name for name, version in facts["packages"].items() if not version and name not in NEEDED]
     if rest:
-        line("not installed", ", ".join(rest) + "  (optional)")
-    print("\ndevices")
+        line(say("not installed"), say("{names}  (optional)", names=rest))
+    print("\n" + spoken(say("devices")))
     for gpu in facts["gpus"]:
-        line(
-            "GPU",
-            f"{gpu['name']}, {estimate.shown_bytes(gpu['free'])} of {estimate.shown_bytes(gpu['total'])} free, "
-            f"bf16 {'yes' if gpu['bf16'] else 'no'}",
-        )
+        free, total = estimate.shown_bytes(gpu["free"]), estimate.shown_bytes(gpu["total"])
+        line(say("GPU"), say("{name}, {free} of {total} free, bf16 {bf16}", name=gpu["name"], free=free, total=total,
+                             bf16=say("yes") if gpu["bf16"] else say("no")))  # fmt: skip
     if not facts["gpus"]:
-        line("GPU", f"none that PyTorch can use; the driver lists: {', '.join(facts['driver_lists']) or 'none'}")
-    line("processor", f"{facts['cpus']} cores")
+        line(say("GPU"), say("none that PyTorch can use; the driver lists: {names}", names=facts["driver_lists"] or [say("no card")]))
+    line(say("processor"), say("{cpus:core|cores}", cpus=facts["cpus"]))
     if facts["memory_total"]:
-        line("memory", f"{estimate.shown_bytes(facts['memory_free'])} of {estimate.shown_bytes(facts['memory_total'])} free")
-    line("disk here", f"{estimate.shown_bytes(facts['disk_free'])} free")
-    hub = facts["hub"]
+        line(say("memory"), say("{free} of {total} free", free=estimate.shown_bytes(facts["memory_free"]),
+                                total=estimate.shown_bytes(facts["memory_total"])))  # fmt: skip
+    line(say("disk here"), say("{free} free", free=estimate.shown_bytes(facts["disk_free"])))
+    print_hub(facts["hub"], line)
+
+
+def print_hub(hub: dict[str, Any], line: Callable[[str, Any], None]) -> None:
+    """Print what is known of the hub's address and the login; never the token."""
     print("\nHugging Face hub")
-    line("address", hub["endpoint"] + (f" (switched off by {hub['offline']})" if hub["offline"] else ""))
-    who = f"{hub['user']} ({hub['role']})" if hub["user"] else "not asked or not accepted"
-    line(
-        "token",
-        f"from {hub['token_from']}, user: {who}" if hub["token_from"] else "none (only gated and private models need one)",
-    )
+    off = say(" (switched off by {variable})", variable=hub["offline"]) if hub["offline"] else ""
+    line(say("address"), say("{address}{off}", address=hub["endpoint"], off=off))
+    who = say("{user} ({role})", user=hub["user"], role=hub["role"]) if hub["user"] else say("not asked or not accepted")
+    line(say("token"), say("from {source}, user: {who}", source=hub["token_from"], who=who) if hub["token_from"]
+         else say("none (only gated and private models need one)"))  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Examine and report; 1 where something would stop a run."""
     log.prepare_environment()
     log.safe_streams()
+    warnings.simplefilter("ignore")  # what libraries say of the tiny models that are tried out concerns nobody
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     words = list(sys.argv[1:] if argv is None else argv)
     options = {w for w in words if w in ("--json", "--no_network", "-h", "--help")}
     words = [w for w in words if w not in ("--json", "--no_network")]
@@ -217,7 +224,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_installation(facts)
     frame.show(problems, sys.stdout, launched=False)
     if not problems:
-        print("\nEverything that can be checked beforehand is in order." if words else "\nThe installation is in order.")
+        print("\n" + spoken(say("Everything that can be checked beforehand is in order." if words
+                                else "The installation is in order.")))  # fmt: skip
     return int(stops)
 
 

@@ -45,7 +45,8 @@ def constants(node: ast.AST) -> Iterator[str]:
 
 
 def calls() -> Iterator[tuple[Path, ast.Call, str]]:
-    for file in sorted(path for room in ROOMS for path in (ROOT / ("" if room == "networks" else "library") / room).rglob("*.py")):
+    rooms = [ROOT / ("" if room == "networks" else "library") / room for room in ROOMS]
+    for file in (*sorted(path for room in rooms for path in room.rglob("*.py")), ROOT / "tools" / "doctor.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
                 yield file, node, node.func.id if isinstance(node.func, ast.Name) else node.func.attr
