@@ -178,7 +178,8 @@ def print_installation(facts: dict[str, Any]) -> None:
         line(say("GPU"), say("{name}, {free} of {total} free, bf16 {bf16}", name=gpu["name"], free=free, total=total,
                              bf16=say("yes") if gpu["bf16"] else say("no")))  # fmt: skip
     if not facts["gpus"]:
-        line(say("GPU"), say("none that PyTorch can use; the driver lists: {names}", names=facts["driver_lists"] or [say("no card")]))
+        listed = facts["driver_lists"] or [say("no card")]
+        line(say("GPU"), say("none that PyTorch can use; the driver lists: {names}", names=listed))
     line(say("processor"), say("{cpus:core|cores}", cpus=facts["cpus"]))
     if facts["memory_total"]:
         line(say("memory"), say("{free} of {total} free", free=estimate.shown_bytes(facts["memory_free"]),
