@@ -61,7 +61,7 @@ RECIPES: dict[str, Recipe] = {
     "OFT": Recipe("networks.oft", {"enable_conv": "true", "enable_all_linear": "true"}, dim=4, alpha=10, rate=3e-4),
     "(IA)^3": Recipe("networks.ia3", {"include_patterns": ".*"}, dim=1, alpha=1, rate=2e-2),
     "lycoris: diag-oft": Recipe("lycoris.kohya", {"algo": "diag-oft"}, dim=16, rate=1e-3),
-    "lycoris: BOFT": Recipe("lycoris.kohya", {"algo": "boft"}, dim=16, rate=1e-3),
+    "lycoris: BOFT": Recipe("lycoris.kohya", {"algo": "boft"}, dim=16, rate=3e-4),
     "lycoris: GLoRA": Recipe("lycoris.kohya", {"algo": "glora"}, dim=8, alpha=8),
     "lycoris: full": Recipe("lycoris.kohya", {"algo": "full"}, rate=3e-4),
     "lycoris: LoCon": Recipe("lycoris.kohya", CONV | {"algo": "locon"}),

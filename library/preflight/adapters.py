@@ -23,7 +23,7 @@ USUAL = {
     "ia3": Usual("(IA)^3", 1e-3, 0.2, "1e-2", scaled=False),
     "oft": Usual("OFT", 1e-6, 1e-3, "3e-5", scaled=False),
     "diag-oft": Usual("diag-oft", 5e-6, 3e-3, "1e-4", scaled=False),
-    "boft": Usual("BOFT", 5e-6, 3e-3, "1e-4", scaled=False),
+    "boft": Usual("BOFT", 1e-6, 1e-3, "3e-5", scaled=False),
     "full": Usual("full", 1e-6, 3e-4, "1e-5", scaled=False),
     "lokr": Usual("LoKr", 3e-5, 5e-3, "3e-4"),
 }
