@@ -94,10 +94,17 @@ def encode(tokenizer: Any, model: Any, texts: list[str], length: int, layer: int
     ``layer`` counts in transformers' list of hidden states, whose last one is behind the final norm. The first ``drop``
     tokens (a fixed instruction) are read, but not given on.
     """
+    import torch
+
     made = tokenizer(texts, padding=True, truncation=True, max_length=length + drop, padding_side="right", return_tensors="pt")
+    ids, mask = made.input_ids.long(), made.attention_mask.long()
+    if not ids.shape[1]:  # only empty texts, and no mark at their beginning: one token, which does not count
+        ids, mask = torch.full((len(texts), 1), tokenizer.pad_token_id), torch.zeros(len(texts), 1, dtype=torch.long)
     device = next(model.parameters()).device
-    mask = made.attention_mask.to(device)
-    states = model(input_ids=made.input_ids.to(device), attention_mask=mask, output_hidden_states=True).hidden_states[layer]
+    seen = mask.clone()
+    seen[:, 0] = 1  # an empty text beside others: without any token to look at, attention is no number
+    states = model(input_ids=ids.to(device), attention_mask=seen.to(device), output_hidden_states=True).hidden_states[layer]
+    mask = mask.to(device)
     return (states * mask[..., None].to(states.dtype))[:, drop:], mask[:, drop:]
 
 

@@ -207,10 +207,10 @@ def text_places(header: Header, text: TextLayout, config: Mapping[str, Any]) -> 
 
 
 def run_dtype(module: Any) -> Any:
-    """The type in which a module's inputs are wanted: its weights', or the autocast type where those are 8-bit."""
+    """The type in which a module's inputs are wanted: its weights', or where all of those are 8-bit the autocast type."""
     import torch
 
-    dtype = next(p.dtype for p in module.parameters() if p.is_floating_point())
-    if dtype.itemsize > 1:
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point() and p.itemsize > 1), None)
+    if dtype is not None:
         return dtype
     return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else torch.bfloat16

@@ -9,6 +9,10 @@ FEWEST = 10
 """Steps in a tenth of the run below which its mean loss says more about the noise drawn than about learning."""
 
 
+BY_PROMPT = {"A1111", "Forge"}
+"""Programs in which a LoRA is named in the prompt."""
+
+
 def final_words(report: RunReport) -> list[str]:
     """Lines for the console, made for reading: files, pictures, loss, next step."""
     lines = [""]
@@ -43,6 +47,9 @@ def _files(report: RunReport) -> list[str]:
     lines: list[str] = [say("  LoRA: {path} ({size})", path=last.path, size=size(last.bytes))]
     if last.loads_in:
         lines.append(say("  loads in: {programs}", programs=list(last.loads_in)))
+    else:
+        lines.append(say("  no image program loads this spelling as it is: train with --save_format=comfy, or convert the file "
+                         "(docs/lora-tools.md)"))  # fmt: skip
     if report.text_ignored_by:
         lines.append(say("  left out by {programs}: what was learned in the text encoder; pictures there differ from the samples "
                          "(--network_train_unet_only trains none of it)", programs=list(report.text_ignored_by)))  # fmt: skip
@@ -56,6 +63,11 @@ def _next(report: RunReport) -> list[str]:
     if not report.files:
         return []
     last = report.files[-1]
+    if last.loads_in and not BY_PROMPT & set(last.loads_in):
+        return [say("Next: copy {file} into ComfyUI's folder models/loras and choose it in a Load LoRA node; strengths from -1 to "
+                    "1 slide." if report.slides else
+                    "Next: copy {file} into ComfyUI's folder models/loras and choose it in a Load LoRA node; try 0.6 to 0.8 where "
+                    "it is too strong.", file=last.path.name)]  # fmt: skip
     advice = say("{how} or <lora:{stem}:-1> in a prompt; less does less" if report.slides
                  else "{how} in a prompt; try 0.6 to 0.8 where it is too strong", how=f"<lora:{last.path.stem}:1>",
                  stem=last.path.stem)  # fmt: skip

@@ -166,6 +166,17 @@ def test_checkpointing_by_our_function_leaves_every_gradient_as_it_is(family: Fa
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in zip(plain, saving, strict=True))
 
 
+def test_an_empty_caption_is_read_alone_and_beside_others(family: Family, parts: Parts) -> None:
+    alone, both = family.encode_text(parts, [""]), family.encode_text(parts, ["", CAPTIONS[1]])
+    for key, value in alone.items():
+        assert torch.isfinite(value.float()).all() and torch.isfinite(both[key].float()).all(), key
+        shared = tuple(slice(0, n) for n in value[0].shape)
+        assert torch.allclose(value[0].float(), both[key][0][shared].float(), atol=1e-4), key
+    sizes = family.size_cond([(SIZE, SIZE)] * 2, [(0, 0)] * 2, (SIZE, SIZE))
+    with torch.no_grad():
+        assert torch.isfinite(family.predict(parts, noised_latents(family, parts), {**both, **sizes})).all()
+
+
 def test_text_conditioning_has_one_entry_for_each_caption_and_a_padding_rule(family: Family, parts: Parts) -> None:
     cond = cond_of(family, parts)
     assert set(cond) <= set(family.SPEC.cond_padding)

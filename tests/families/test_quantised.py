@@ -74,6 +74,19 @@ def test_a_weight_takes_as_many_bits_as_promised(kind: str, bits: float, error: 
     assert (layer.weight - exact).norm() / exact.norm() < error
 
 
+@pytest.mark.parametrize("name", registry.names())
+def test_a_model_kept_in_8_bits_answers_nearly_as_before(name: str) -> None:
+    family = registry.get(name)
+    parts = family.tiny(0)
+    torch.manual_seed(0)
+    noised, cond = noised_latents(family, parts), cond_of(family, parts)
+    with torch.no_grad():
+        before = family.predict(parts, noised, cond)
+        eight_bit.keep_in_8_bits(parts.denoiser)
+        after = family.predict(parts, noised, cond)
+    assert after.dtype == before.dtype and 0 < (after - before).norm() / before.norm() < 0.3
+
+
 def test_weights_of_fp8_base_are_8_bits_wide_before_they_reach_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     family, device, asked = registry.get("flux1"), torch.device("meta"), []
     machine = MachineConfig(fp8_base=True)
