@@ -63,7 +63,9 @@ def _next(report: RunReport) -> list[str]:
     if not report.files:
         return []
     last = report.files[-1]
-    if last.loads_in and not BY_PROMPT & set(last.loads_in):
+    if not last.loads_in:
+        return []
+    if not BY_PROMPT & set(last.loads_in):
         return [say("Next: copy {file} into ComfyUI's folder models/loras and choose it in a Load LoRA node; strengths from -1 to "
                     "1 slide." if report.slides else
                     "Next: copy {file} into ComfyUI's folder models/loras and choose it in a Load LoRA node; try 0.6 to 0.8 where "

@@ -34,9 +34,18 @@ def keep_in_8_bits(model: nn.Module) -> int:
     A layer's widened weight lives as long as its gradient needs it: with ``--gradient_checkpointing`` that is one block.
     """
     layers = [module for module in model.modules() if isinstance(module, LAYERS)]
+    dtype = layers[0].weight.dtype
     for layer in layers:
         parametrize.register_parametrization(layer, "weight", Widened(layer.weight.dtype), unsafe=True)
+    tell_dtype(model, dtype)
     return len(layers)
+
+
+def tell_dtype(model: nn.Module, dtype: torch.dtype) -> None:
+    """Let ``model.dtype`` be the type that it computes with: pipelines cast their latents to it, and diffusers' own answer is
+    the type of the first weight."""
+    kind = type(model)
+    model.__class__ = type(kind.__name__, (kind,), {"dtype": property(lambda self: dtype), "__module__": kind.__module__})
 
 
 def apply(machine: MachineConfig, parts: Parts) -> None:

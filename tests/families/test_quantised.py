@@ -85,6 +85,7 @@ def test_a_model_kept_in_8_bits_answers_nearly_as_before(name: str) -> None:
         eight_bit.keep_in_8_bits(parts.denoiser)
         after = family.predict(parts, noised, cond)
     assert after.dtype == before.dtype and 0 < (after - before).norm() / before.norm() < 0.3
+    assert parts.denoiser.dtype == torch.float32, "diffusers' pipelines cast to it"
 
 
 def test_weights_of_fp8_base_are_8_bits_wide_before_they_reach_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def report(tmp_path):
         data=[DataLine("10_zobi", 6, 10, 6), DataLine("1_reg", 6, 10, 0, is_reg=True)], buckets=[("64x64", 12)],
         steps=20, epochs=2, seconds=65.0, step_numbers=list(range(1, 21)), losses=[1 / step for step in range(1, 21)],
         rates={"unet": [1e-4] * 20, "textencoder": [5e-5] * 20}, samples=samples,
-        files=[FileLine(lora, 4, hashlib.sha256(b"lora").hexdigest(), 2, 20, ("ComfyUI", "diffusers"))],
+        files=[FileLine(lora, 4, hashlib.sha256(b"lora").hexdigest(), 2, 20, ("ComfyUI", "Forge", "diffusers"))],
         states=[tmp_path / "state"], warnings=["the loss rose <b>once</b>"])
 
 
@@ -168,6 +168,15 @@ def test_the_last_words_say_what_was_made_where_and_what_next(report):
     text = "\n".join(final_words(report))
     for words in (str(report.files[0].path), "<lora:線画_lora:1>", "fell", "1 min 5 s", "--resume", "ComfyUI"):
         assert words in text, words
+
+
+def test_the_last_words_name_the_way_of_the_programs_that_load_the_file(report):
+    def told(*programs):
+        return "\n".join(final_words(replace(report, files=[replace(report.files[0], loads_in=programs)])))
+
+    assert "<lora:" in told("ComfyUI", "Forge") and "Load LoRA node" not in told("ComfyUI", "Forge")
+    assert "Load LoRA node" in told("ComfyUI", "diffusers") and "<lora:" not in told("ComfyUI", "diffusers")
+    assert "--save_format=comfy" in told() and "Next:" not in told()
 
 
 def test_of_a_few_noisy_steps_no_trend_is_told(report):
