@@ -29,7 +29,7 @@ MOST_STEPS = 20
 USES = 50
 """How often a picture of the pool is trained on, on average, before the pool is drawn anew. A slider that meets the same pictures
 again and again learns them: on the shipped model, after 200 steps, its error on new pictures was 0.48 of what was asked where
-each was used 100 times, 0.37 where each was used 12 times."""
+each was used 100 times, 0.37 where each was used 12 times, and 0.47 with a pool of 8 that was drawn anew once, at half time."""
 
 
 @dataclass(frozen=True)

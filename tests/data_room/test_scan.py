@@ -96,11 +96,11 @@ def test_pictures_that_are_left_out_are_warned_about(tmp_path, names, expected):
 
 
 def test_a_strength_in_a_folders_name_is_used_and_announced(tmp_path):
-    for name in ("10_s+0.5_big eyes", "10_s-0.5_small eyes", "4_eyes", "4_s_eyes"):
+    for name in ("10_s+0.5_big eyes", "10_s-0.5_small eyes", "4_eyes", "4_s_eyes", "4_s5_team", "10_s_style"):
         picture(tmp_path / "train" / name / "a.png", caption=None)
     plan = folder_plan(tmp_path)
     assert {item.caption: item.strength for item in plan.items} == {
-        "big eyes": 0.5, "small eyes": -0.5, "eyes": 0.0, "s_eyes": 0.0}
+        "big eyes": 0.5, "small eyes": -0.5, "eyes": 0.0, "s_eyes": 0.0, "s5_team": 0.0, "s_style": 0.0}
     assert any("10_s+0.5_big eyes (+0.5)" in what for what in words(plan, "note"))
 
 
