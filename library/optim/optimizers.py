@@ -306,7 +306,7 @@ def _check_args(spec: OptimizerSpec, cls: type, args: Mapping[str, Any]) -> None
     known = [name for name in parameters if name not in ("self", "params", "lr")]
     unknown = [name for name in args if name not in known]
     if unknown:
-        raise UserError(*(Problem(ARGS_FLAG, say("{name} has no argument {argument!r}", name=spec.name, argument=name),
+        raise UserError(*(Problem(ARGS_FLAG, say("{name} has no argument {argument!r}.", name=spec.name, argument=name),
                                   near(name, known), check="optimizer") for name in unknown))
 
 

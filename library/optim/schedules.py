@@ -314,7 +314,7 @@ def problems(settings: ScheduleSettings, base_lr: float = 1.0) -> list[Problem]:
         if spec is None:
             return []
         found = _warmup_problems(settings, spec.warms_up) + [
-            Problem(ARGS_FLAG, say("{name} has no argument {argument!r}", name=spec.name, argument=name),
+            Problem(ARGS_FLAG, say("{name} has no argument {argument!r}.", name=spec.name, argument=name),
                     near(name, spec.args) if spec.args else "It takes none.", check="schedule")
             for name in settings.args if name not in spec.args]
         spec.make(settings, base_lr)

@@ -16,7 +16,7 @@ from library.util.language import language_of
 from library.util.records import Problem
 from library.util.said import in_language
 
-from .cases import CASES, DATA, ELSEWHERE, NO_GPU
+from .cases import CASES, DATA, ELSEWHERE, NO_GPU, state
 from .world import World, fire
 
 
@@ -218,3 +218,29 @@ def test_cached_texts_and_captions_that_move_are_one_problem(world: World) -> No
     found = examine(parse(argv, "sdxl_train_network.py")).problems
     assert [p.what for p in found if p.where == "--cache_text_encoder_outputs"] == [
         "With --cache_text_encoder_outputs captions are read once and must not change, but these are on: shuffle_caption."]
+
+
+@pytest.mark.parametrize(("saved", "words"), [
+    ({"optimizer": "lion"}, "--optimizer_type lion, now it is adamw"),
+    ({"trains_text_encoder": False}, "text encoder was not trained; now it is"),
+    ({"trains_denoiser": False}, "image model was not trained; now it is"),
+])
+def test_a_state_of_another_optimizer_or_other_parts_stops_before_anything_is_loaded(
+    world: World, saved: dict[str, object], words: str
+) -> None:
+    context = world.full(resume=str(state(world, run=saved)))
+    (found,) = fire("state_differs", context)
+    assert found.severity == "stop" and words in found.what
+
+
+def test_adafactors_own_schedule_is_known(world: World) -> None:
+    assert fire("schedule_unknown", world.context(optimizer_type="Adafactor", lr_scheduler="adafactor")) == []
+
+
+@pytest.mark.parametrize(("visible", "key"), [("7", "no_gpu.hidden"), (None, "no_gpu.old_driver")])
+def test_a_card_that_the_driver_lists_and_pytorch_does_not_see_has_its_reason(
+    world: World, visible: str | None, key: str
+) -> None:
+    env = {"CUDA_VISIBLE_DEVICES": visible} if visible else {}
+    machine = {**NO_GPU, "driver_names": ("NVIDIA GeForce RTX 3060",), "env": env}
+    assert [p.check for p in fire("no_gpu", world.context(machine=machine))] == [key]
