@@ -5,7 +5,8 @@ What a family says of itself alone stands in its own file; nothing here knows wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from library.families import flow, language
@@ -135,6 +136,24 @@ def pipeline(class_name: str) -> Callable[[Parts], Any]:
         texts = {f"{name}{'' if i == 0 else f'_{i + 1}'}": one
                  for name, found in (("text_encoder", parts.text_encoders), ("tokenizer", parts.tokenizers))
                  for i, one in enumerate(found)}  # fmt: skip
-        return getattr(diffusers, class_name)(scheduler=scheduler, vae=parts.vae, transformer=parts.denoiser, **texts)
+        with _quietly():
+            kind = getattr(diffusers, class_name)
+            return kind(scheduler=scheduler, vae=parts.vae, transformer=parts.denoiser, **texts)
 
     return over
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the libraries' words on what a pipeline could use besides (torchvision, guiders) but does not here."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    before = [(one, one.get_verbosity()) for one in (of_diffusers, of_transformers)]
+    try:
+        for one, _ in before:
+            one.set_verbosity_error()
+        yield
+    finally:
+        for one, level in before:
+            one.set_verbosity(level)
