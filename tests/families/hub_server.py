@@ -14,8 +14,13 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @contextmanager
-def serve(repositories: dict[str, Path], log: list[str], gated: tuple[str, ...] = ()) -> Iterator[str]:
-    """Address of a hub that serves folders by repository id; paths of all requests are appended to ``log``."""
+def serve(
+    repositories: dict[str, Path], log: list[str], gated: tuple[str, ...] = (), bad_token: str = "none"
+) -> Iterator[str]:
+    """Address of a hub that serves folders by repository id; paths of all requests are appended to ``log``.
+
+    Whoever comes with ``bad_token`` is refused, public repositories included, as the real hub does.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *args: object) -> None: ...
@@ -29,6 +34,8 @@ def serve(repositories: dict[str, Path], log: list[str], gated: tuple[str, ...] 
         def answer(self, body: bool) -> None:
             path = self.path.split("?")[0]
             log.append(f"{self.command} {path}")
+            if bad_token in (self.headers.get("Authorization") or ""):
+                return self.refuse(401, "", "Invalid credentials in Authorization header")
             for repo, folder in repositories.items():
                 if path in (
                     f"/api/models/{repo}",
@@ -68,9 +75,10 @@ def serve(repositories: dict[str, Path], log: list[str], gated: tuple[str, ...] 
             if body:
                 self.wfile.write(content)
 
-        def refuse(self, status: int, code: str) -> None:
+        def refuse(self, status: int, code: str, words: str = "") -> None:
             self.send_response(status)
             self.send_header("X-Error-Code", code)
+            self.send_header("X-Error-Message", words)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

@@ -70,6 +70,22 @@ def test_a_hub_model_that_was_downloaded_loads_without_connection(
     helpers.assert_same_weights(again.denoiser, tiny.denoiser)
 
 
+def test_a_public_model_is_downloaded_past_a_token_that_the_hub_refuses(
+    folder: Path, tiny: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants as constants
+
+    token = "hf_" + "x9Y8" * 9
+    with hub_server.serve({"someone/tiny": folder}, [], bad_token=token) as address:
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setenv("HF_TOKEN", token)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        assert detect.identify("someone/tiny").family == "sd1"
+        loaded = sd1.load(LoadRequest("someone/tiny", sd1.Options(), parts=frozenset({"denoiser"})))
+    helpers.assert_same_weights(loaded.denoiser, tiny.denoiser)
+
+
 @pytest.mark.parametrize("granted", [0, 1])
 def test_a_hub_model_is_downloaded_where_windows_grants_no_symbolic_links(
     hub: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, granted: int
