@@ -31,14 +31,14 @@ SHARE = 0.03
 """Part of the run's work that the verdict may cost."""
 WORTH = 400
 """Pictures that a run must have seen to be worth a verdict."""
-LEAST, MOST = 2, 8
+LEAST, MOST = 6, 16
 """Pictures of each kind that are tried."""
 
 
 def affordable(seen: int) -> int:
     """How many pictures of each kind may be tried after ``seen`` pictures of training; 0 where the run is too short."""
     step = 3  # a training step costs a forward pass, and a backward pass of twice its work
-    each = 2 * len(trial.STRENGTHS) * len(trial.BANDS) + trial.STEPS
+    each = (len(trial.BANDS) + 1) * len(trial.STRENGTHS) + trial.STEPS  # training pictures in every band, others in one
     return 0 if seen < WORTH else max(LEAST, min(MOST, int(seen * step * SHARE / each)))
 
 
@@ -85,7 +85,8 @@ class Diagnosing(Idle):
         name = "the regularisation pictures"
         if not others and session.parts.text_encoders:
             others, name = trial.drawn_by_base(subject, trained[0], count), "the base model's own pictures"
-        return trial.measure(subject, trained), trial.measure(subject, others) if others else None, name
+        others_curve = trial.measure(subject, others, False) if others else None
+        return trial.measure(subject, trained), others_curve, name
 
     def batches(self, session: Session, is_reg: bool, count: int) -> list[Batch]:
         """A few of the run's pictures, with latents."""
