@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["damaged", "overtrained", "over-fitted", "undertrained", "good", "not judged"]
 
-UNSETTLED = 1.25
+UNSETTLED = 1.22
 """Best strength from which a run counts as broken off early."""
 OVERSHOT = 0.85
 """Best strength below which it has overshot."""
