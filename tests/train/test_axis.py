@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from library.train.axis import between
+from library.train.axis import between, described
 
 
 def latents(count: int, seed: int, place: float = 0.0, level: float = 0.0) -> list[torch.Tensor]:
@@ -25,7 +25,7 @@ def latents(count: int, seed: int, place: float = 0.0, level: float = 0.0) -> li
 @pytest.mark.parametrize("what", ["place", "level"])
 def test_pictures_half_way_to_an_end_lie_half_way_along_the_axis(what):
     axis = between(latents(24, 1, **{what: 0.4}), latents(24, 2, **{what: -0.4}))
-    high, low = (float(axis.along(latents(48, 3, **{what: value})).mean()) for value in (0.2, -0.2))
+    high, low = (float(axis.along(described(latents(48, 3, **{what: value}))).mean()) for value in (0.2, -0.2))
     assert axis.certain
     assert (high - low) / 2 == pytest.approx(0.5, rel=0.12)
 
