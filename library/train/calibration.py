@@ -14,7 +14,6 @@ from math import log as ln
 from .axis import between
 from .measuring import Gauge, Sides
 from .session import Session
-from .validation import at_evaluation
 
 log = logging.getLogger(__name__)
 STRENGTHS = (-1.0, -0.5, 0.0, 0.5, 1.0)
@@ -79,7 +78,7 @@ def measure(session: Session, sides: Sides) -> Response | None:
                     "" if axis is None else f" ({axis.certainty:.1f} standard errors)")
         return None
     gauge = Gauge(session, sides, axis)
-    with at_evaluation(session.network):
+    with session.without_dropout():
         gauge.make_sure()
         if gauge.effect(1.0) < FAINT:
             log.warning("slider: not calibrated, it does %.0f %% of what was asked; alpha stays as trained",

@@ -147,6 +147,16 @@ class Session:
             self.resume()
 
     @contextmanager
+    def without_dropout(self) -> Iterator[None]:
+        """The adapter without its dropouts, for the length of the block."""
+        was_training = self.network.training
+        self.network.eval()
+        try:
+            yield
+        finally:
+            self.network.train(was_training)
+
+    @contextmanager
     def unassisted(self) -> Iterator[None]:
         """Show the model as its users will have it: without the assistant."""
         if self.assistant is None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -50,17 +49,6 @@ def validate(session: Session, batches: Iterable[Batch], objective: Objective, s
     return sum(losses) / len(losses)
 
 
-@contextmanager
-def at_evaluation(network: Any) -> Iterator[None]:
-    """The adapter without its dropouts, for the length of the block."""
-    was_training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(was_training)
-
-
 @dataclass
 class Validation(Idle):
     """Measures every n steps or epochs and tells ``report(values, step)``."""
@@ -91,7 +79,7 @@ class Validation(Idle):
         batches: Iterable[Batch] = self.batches()
         if self.config.max_steps:
             batches = islice(batches, self.config.max_steps)
-        with session.at_rest(), at_evaluation(session.network):
+        with session.at_rest(), session.without_dropout():
             self.last = validate(session, batches, self.objective, self.seed)
         better = self.best is None or self.last < self.best
         self.best, self.without_gain = (self.last, 0) if better else (self.best, self.without_gain + 1)

@@ -87,9 +87,8 @@ def session(monkeypatch):
             state.strength = strength
 
     monkeypatch.setattr(measuring, "draw_latents", draw_latents)
-    network = torch.nn.Module()
-    return SimpleNamespace(schedule=None, device="cpu", precision=SimpleNamespace(autocast="no"), network=network, family=None,
-                           parts=None, multiplier=At, state=state)
+    return SimpleNamespace(schedule=None, device="cpu", precision=SimpleNamespace(autocast="no"), without_dropout=nullcontext,
+                           network=torch.nn.Module(), family=None, parts=None, multiplier=At, state=state)
 
 
 def sides() -> Sides:
