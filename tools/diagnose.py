@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from library.study import checkup
 from library.util import command, log
+from library.util.said import spoken
 
 OF_TRAINING = {
     "config_file": "settings of the training run: model, pictures and prompts are taken from it",
@@ -55,12 +56,12 @@ def work(args: argparse.Namespace) -> list[checkup.Checked]:
     for name in args.files:
         checked.append(examiner.of(Path(name)))
         if not args.json:
-            command.tell("\n".join(checked[-1].lines()) + "\n")
+            command.tell("\n".join(map(spoken, checked[-1].lines())) + "\n")
     if args.json:
         command.tell(json.dumps([one.as_json() for one in checked], ensure_ascii=False))
         return checked
     for line in [*(checkup.in_a_row(checked) if len(checked) > 1 else []), *checkup.on_data(checked)]:
-        command.tell(line)
+        command.tell(spoken(line))
     return checked
 
 

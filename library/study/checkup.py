@@ -12,6 +12,7 @@ from library.lorafile import examine, file as files
 from library.study import diagnosis, evidence, remarks
 from library.study.diagnosis import Evidence, Verdict
 from library.study.drawing import Asked, open_model
+from library.util.said import say
 
 EARLIER = 4
 """Earlier files of a run that are tried for one that is better."""
@@ -34,7 +35,7 @@ class Checked:
     def lines(self) -> list[str]:
         """For the console."""
         found = [f"{self.path}", *self.verdict.lines()]
-        found += [f"  better: {self.better}"] if self.better else []
+        found += [say("  better: {better}", better=self.better)] if self.better else []
         figures = ", ".join(f"{name} {value:.2f}" for name, value in self.verdict.figures.items())
         found += [f"  figures: {figures}"] if figures else []
         largest = sorted(self.blocks, key=lambda block: -self.blocks[block])[:4]
@@ -106,16 +107,17 @@ class Checkup:
             if evidence.of_layers(examine.examine(files.read(file))).not_numbers:
                 continue
             if bench is None:
-                return f"{file.name}, the last without NaN"
+                return say("{name}, the last without NaN", name=file.name)
             verdict = diagnosis.judge(evidence.tried(bench, file))
             if verdict.kind == "good":
-                return f"{file.name} ({verdict.findings[0].what})"
+                return say("{name} ({what})", name=file.name, what=verdict.findings[0].what)
         return ""
 
 
 def on_data(checked: Sequence[Checked]) -> list[str]:
     """What pictures and tags make likely to go wrong, once where several files share them."""
-    return [f"pictures and tags: {words}" for words in dict.fromkeys(words for one in checked for words in one.remarks)]
+    told = dict.fromkeys(words for one in checked for words in one.remarks)
+    return [say("pictures and tags: {words}", words=words) for words in told]
 
 
 def in_a_row(checked: Sequence[Checked]) -> list[str]:

@@ -16,10 +16,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from library.util.said import say
+
 if TYPE_CHECKING:
     from library.study.trial import Curve
 
 Kind = Literal["damaged", "overtrained", "over-fitted", "undertrained", "good", "not judged"]
+KINDS: Mapping[Kind, str] = {
+    "damaged": say("damaged"), "overtrained": say("overtrained"), "over-fitted": say("over-fitted"),
+    "undertrained": say("undertrained"), "good": say("good"), "not judged": say("not judged")}
+"""The verdicts as people read them."""
 
 UNSETTLED = 1.22
 """Best strength from which a run counts as broken off early."""
@@ -109,9 +115,9 @@ class Verdict:
     def lines(self) -> list[str]:
         """For the console and pages: the verdict with what it rests on, then what to do."""
         own = [one for one in self.findings if one.kind == self.kind]
-        found = [f"diagnosis: {self.kind}: " + "; ".join(one.what for one in own)]
+        found = say("diagnosis: {kind}: {findings}", kind=KINDS[self.kind], findings=together([one.what for one in own]))
         remedies = list(dict.fromkeys(words for one in own for words in one.remedies))
-        return found + [f"  try: {words}" for words in remedies]
+        return [found, *(say("  try: {words}", words=words) for words in remedies)]
 
     def as_json(self) -> dict[str, Any]:
         """The same for programs."""
@@ -127,8 +133,8 @@ def judge(evidence: Evidence) -> Verdict:
     if found:
         return Verdict(found[0].kind, found, figures)
     if evidence.trained is None:
-        return Verdict("not judged", (Finding("not judged", "base model and training pictures are not known", (
-            "name them: --pretrained_model_name_or_path, --train_data_dir",)),), figures)
+        return Verdict("not judged", (Finding("not judged", say("base model and training pictures are not known"), (
+            say("name them: --pretrained_model_name_or_path, --train_data_dir"),)),), figures)
     paid = evidence.others is not None and price(evidence.trained, evidence.others) >= NOT_CHEAP
     return Verdict("good", (Finding("good", _figures_in_words(evidence), _against_forgetting(evidence) if paid else ()),), figures)
 
@@ -181,32 +187,43 @@ def figures_of(evidence: Evidence) -> dict[str, float]:
 
 def _figures_in_words(evidence: Evidence) -> str:
     assert evidence.trained is not None
-    words = (f"loss on the training pictures {evidence.trained.at(1.0):.2f} of the base model's, least at strength "
-             f"{evidence.trained.best_strength:.1f}")
+    words = [say("loss on the training pictures {loss:.2f} of the base model's, least at strength {best:.1f}",
+                 loss=evidence.trained.at(1.0), best=evidence.trained.best_strength)]
     if evidence.others is not None:
-        words += f"; on {evidence.others_are} {evidence.others.at(1.0):.2f}"
-    return words
+        words.append(say("on {others} {loss:.2f}", others=evidence.others_are, loss=evidence.others.at(1.0)))
+    return together(words)
+
+
+def together(sentences: Sequence[str]) -> str:
+    """One line of one or more sentences, each of which can still be given in another language."""
+    if len(sentences) == 1:
+        return sentences[0]
+    return say("{one}; {more}", one=sentences[0], more=together(sentences[1:]))
 
 
 # --------------------------------------------------------------------------------------------------------------- rules
 
-FROM_BEFORE = "an earlier file of the run; python tools/diagnose.py tells which"
+FROM_BEFORE = say("an earlier file of the run; python tools/diagnose.py tells which")
 
 
 def softer(setting: Setting) -> list[str]:
     """Settings that learn less wildly."""
-    found = ["a third of the learning rate" if setting.rate is None else
-             f"a third of the learning rate ({setting.rate / 3:.2g} in place of {setting.rate:.2g})"]
-    if setting.alpha is None or setting.alpha > 1:
-        found.append(f"the same rate with alpha 1{'' if setting.alpha is None else f' in place of {setting.alpha:g}'}")
+    found: list[str] = [say("a third of the learning rate") if setting.rate is None else
+                        say("a third of the learning rate ({less:.2g} in place of {rate:.2g})",
+                            less=setting.rate / 3, rate=setting.rate)]
+    if setting.alpha is None:
+        found.append(say("the same rate with alpha 1"))
+    elif setting.alpha > 1:
+        found.append(say("the same rate with alpha 1 in place of {alpha:g}", alpha=setting.alpha))
     return found
 
 
 def longer(setting: Setting) -> list[str]:
     """Settings that learn more."""
-    return ["twice as many steps" if setting.steps is None else f"{2 * setting.steps} steps in place of {setting.steps}",
-            "twice the learning rate" if setting.rate is None else
-            f"learning rate {2 * setting.rate:.2g} in place of {setting.rate:.2g}"]
+    return [say("twice as many steps") if setting.steps is None else
+            say("{more} steps in place of {steps}", more=2 * setting.steps, steps=setting.steps),
+            say("twice the learning rate") if setting.rate is None else
+            say("learning rate {more:.2g} in place of {rate:.2g}", more=2 * setting.rate, rate=setting.rate)]
 
 
 def risen(losses: Sequence[float]) -> float:
@@ -226,12 +243,14 @@ def _damaged(evidence: Evidence) -> Finding | None:
     curves = [curve for curve in (evidence.trained, evidence.others) if curve is not None]
     remedies = (FROM_BEFORE, *softer(evidence.setting))
     if evidence.not_numbers:
-        return Finding("damaged", f"{evidence.not_numbers} layers hold values that are no numbers (NaN)", remedies)
+        what = say("{count:layer holds|layers hold} values that are no numbers (NaN)", count=evidence.not_numbers)
+        return Finding("damaged", what, remedies)
     if any(not math.isfinite(value) for curve in curves for value in curve.loss):
-        return Finding("damaged", "the model predicts values that are no numbers (NaN) with it", remedies)
+        return Finding("damaged", say("the model predicts values that are no numbers (NaN) with it"), remedies)
     if evidence.trained is not None and gain(evidence.trained) <= -FAINT:
-        return Finding("damaged", "with it the model predicts even its training pictures worse than without (loss "
-                       f"{evidence.trained.at(1.0):.2f} of the base model's): the run diverged", remedies)
+        what = say("with it the model predicts even its training pictures worse than without (loss {loss:.2f} of the base "
+                   "model's): the run diverged", loss=evidence.trained.at(1.0))
+        return Finding("damaged", what, remedies)
     return None
 
 
@@ -241,54 +260,58 @@ def _overtrained(evidence: Evidence) -> Finding | None:
         return None
     told = []
     if trained.best_strength < OVERSHOT:
-        told.append(f"its own training pictures are predicted best at strength {trained.best_strength:.1f}, not at 1")
+        told.append(say("its own training pictures are predicted best at strength {best:.1f}, not at 1",
+                        best=trained.best_strength))
     if others is not None and price(trained, others) >= DEAR:
-        told.append(f"the loss on {evidence.others_are} is {others.at(1.0):.2f} of the base model's, "
-                    f"on the training pictures {trained.at(1.0):.2f}")
+        told.append(say("the loss on {others} is {harmed:.2f} of the base model's, on the training pictures {loss:.2f}",
+                        others=evidence.others_are, harmed=others.at(1.0), loss=trained.at(1.0)))
     rise = risen(evidence.losses)
     if rise >= LOSS_ROSE:
-        told.append(f"the loss of the run has risen to {rise:.1f} times what it was at its lowest")
+        told.append(say("the loss of the run has risen to {rise:.1f} times what it was at its lowest", rise=rise))
     if evidence.exploded:
-        told.append(f"{len(evidence.exploded)} layers are far larger than the others, such as {evidence.exploded[0]}")
+        told.append(say("{count:layer is|layers are} far larger than the others, such as {layer}",
+                        count=len(evidence.exploded), layer=evidence.exploded[0]))
     if not told:
         return None
-    return Finding("overtrained", "; ".join(told), (
-        f"strength {strength_to_try(trained, others):.1f} at use", FROM_BEFORE, *softer(evidence.setting), *_data(evidence)))
+    weaker = say("strength {strength:.1f} at use", strength=strength_to_try(trained, others))
+    return Finding("overtrained", together(told), (weaker, FROM_BEFORE, *softer(evidence.setting), *_data(evidence)))
 
 
 def _against_forgetting(evidence: Evidence) -> tuple[str, ...]:
-    words = "regularisation pictures (--reg_data_dir), which keep what the model knew"
+    words = say("regularisation pictures (--reg_data_dir), which keep what the model knew")
     return (words,) if evidence.has_regularisation is False else ()
 
 
 def _data(evidence: Evidence) -> tuple[str, ...]:
     """Remedies that lie in the data."""
-    found = [*_against_forgetting(evidence)]
+    found: list[str] = [*_against_forgetting(evidence)]
     if evidence.seen is not None and evidence.seen >= MANY:
-        found.append(f"fewer repeats or epochs: every picture was seen {evidence.seen:.0f} times")
+        found.append(say("fewer repeats or epochs: every picture was seen {seen:.0f} times", seen=evidence.seen))
     return tuple(found)
 
 
 def _over_fitted(evidence: Evidence) -> Finding | None:
-    told, remedies = [], []
+    told: list[str] = []
+    remedies: list[str] = []
     copied = [one for one in evidence.copies if one.distance < COPY]
     if copied:
         worst = min(copied, key=lambda one: one.distance)
-        told.append(f"{len(copied)} of {len(evidence.copies)} drawn pictures are copies of training pictures "
-                    f'("{worst.prompt}" of {worst.nearest})')
+        told.append(say('{count} of {drawn} drawn pictures are copies of training pictures ("{prompt}" of {nearest})',
+                        count=len(copied), drawn=len(evidence.copies), prompt=worst.prompt, nearest=worst.nearest))
     if evidence.trained is not None and evidence.trained.composition < BY_HEART:
-        told.append("it knows its training pictures by heart: out of nearly pure noise they are predicted with a loss of "
-                    f"{evidence.trained.composition:.2f} of the base model's")
+        told.append(say("it knows its training pictures by heart: out of nearly pure noise they are predicted with a loss of "
+                        "{loss:.2f} of the base model's", loss=evidence.trained.composition))
     if told:
-        remedies.append("more and more varied pictures")
+        remedies.append(say("more and more varied pictures"))
     lowest = lowest_validation(evidence.validation)
     if lowest is not None:
         step, rise = lowest
-        told.append(f"the validation loss was lowest at step {step} and has risen by {100 * rise:.0f} % since")
-        remedies.append(f"the file saved nearest to step {step}")
+        told.append(say("the validation loss was lowest at step {step} and has risen by {rise:.0f} % since", step=step,
+                        rise=100 * rise))
+        remedies.append(say("the file saved nearest to step {step}", step=step))
     if not told:
         return None
-    return Finding("over-fitted", "; ".join(told), (*remedies, "alpha 1, which learns less by heart", *_data(evidence)))
+    return Finding("over-fitted", together(told), (*remedies, say("alpha 1, which learns less by heart"), *_data(evidence)))
 
 
 def lowest_validation(validation: Sequence[tuple[int, float]]) -> tuple[int, float] | None:
@@ -305,12 +328,14 @@ def _undertrained(evidence: Evidence) -> Finding | None:
     if trained is None:
         return None
     if gain(trained) < FAINT:
-        return Finding("undertrained", f"it changes next to nothing: the loss on the training pictures is {trained.at(1.0):.2f} "
-                       "of the base model's", tuple(longer(evidence.setting)))
+        what = say("it changes next to nothing: the loss on the training pictures is {loss:.2f} of the base model's",
+                   loss=trained.at(1.0))
+        return Finding("undertrained", what, tuple(longer(evidence.setting)))
     if trained.best_strength >= UNSETTLED:
-        return Finding("undertrained", f"its training pictures are predicted best at strength {trained.best_strength:.1f}: it was "
-                       f"still on its way (loss {trained.at(1.0):.2f} of the base model's at 1, {trained.at(1.5):.2f} at 1.5)",
-                       (*longer(evidence.setting), "a higher strength for now (1.2 to 1.5)"))
+        what = say("its training pictures are predicted best at strength {best:.1f}: it was still on its way (loss {loss:.2f} of "
+                   "the base model's at 1, {further:.2f} at 1.5)", best=trained.best_strength, loss=trained.at(1.0),
+                   further=trained.at(1.5))
+        return Finding("undertrained", what, (*longer(evidence.setting), say("a higher strength for now (1.2 to 1.5)")))
     return None
 
 

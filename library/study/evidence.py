@@ -160,7 +160,8 @@ def bench(known: Known, drawing: Drawing, pictures: bool = True) -> Bench:
     """Encode pictures; where there are no regularisation pictures, the base model's own are drawn when they are needed."""
     trained = batches(known, drawing, False, TRIED)
     others = batches(known, drawing, True, TRIED)
-    return Bench(drawing, known, trained, others, "the regularisation pictures" if others else "the base model's own pictures",
+    return Bench(drawing, known, trained, others,
+                 say("the regularisation pictures") if others else say("the base model's own pictures"),
                  _prompts(known, trained) if pictures else [])
 
 

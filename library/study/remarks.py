@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from library.data.plan import Item
 from library.study.likeness import apart
+from library.util.said import say
 
 if TYPE_CHECKING:
     import torch
@@ -36,13 +37,14 @@ def on_tags(items: Sequence[Item]) -> list[str]:
     tied = [tag for tag, count in counts.most_common() if count >= ALWAYS * len(tags) and tag != trigger]
     if not tied:
         return []
-    return [f"{_listed(tied)}: in nearly all of {len(tags)} captions; what a tag stands for is learned with it and called by it. "
-            "Prune tags of what belongs to the subject (tools/dataset.py tags), keep those of what you want to change"]
+    return [say("{tied}: in nearly all of {count} captions; what a tag stands for is learned with it and called by it. Prune tags "
+                "of what belongs to the subject (tools/dataset.py tags), keep those of what you want to change",
+                tied=_listed(tied), count=len(tags))]
 
 
 def _listed(tags: Sequence[str], most: int = 6) -> str:
     words = ", ".join(f'"{tag}"' for tag in tags[:most])
-    return f"{words} and {len(tags) - most} more" if len(tags) > most else words
+    return say("{words} and {count} more", words=words, count=len(tags) - most) if len(tags) > most else words
 
 
 def on_count(items: Sequence[Item]) -> list[str]:
@@ -50,23 +52,25 @@ def on_count(items: Sequence[Item]) -> list[str]:
     count = len({str(item.path) for item in items if not item.is_reg})
     if count >= FEW:
         return []
-    return [f"{count} pictures: with fewer than {FEW} they themselves are learned; {ADVISED} and more are advised"]
+    return [say("{count:picture|pictures}: with fewer than {few} they themselves are learned; {advised} and more are advised",
+                count=count, few=FEW, advised=ADVISED)]
 
 
 def on_latents(latents: Sequence[torch.Tensor]) -> list[str]:
     """Pictures that are much the same, or show their subject now left, now right; latents CHW of one size."""
     if len(latents) < FEW:
         return []
-    found = []
+    found: list[str] = []
     distance = statistics.mean(apart(one, other) for one, other in combinations(latents, 2))
     if distance < ALIKE:
-        found.append(f"the pictures resemble each other (mean distance {distance:.2f}; unrelated ones have about 1): pose, view or "
-                     "background is learned with the subject. Add pictures that differ in it")
+        found.append(say("the pictures resemble each other (mean distance {distance:.2f}; unrelated ones have about 1): pose, view "
+                         "or background is learned with the subject. Add pictures that differ in it", distance=distance))
     sides = [_off_middle(one) for one in latents]
     left, right = (sum(side * sign > ASIDE for side in sides) / len(sides) for sign in (-1, 1))
     if min(left, right) >= EITHER:
-        found.append(f"the subject stands left of the middle in {left:.0%} of the pictures and right of it in {right:.0%}: such "
-                     "sets give split views. Crop them so that it stands in the middle (tools/dataset.py crop)")
+        found.append(say("the subject stands left of the middle in {left:.0%} of the pictures and right of it in {right:.0%}: such "
+                         "sets give split views. Crop them so that it stands in the middle (tools/dataset.py crop)",
+                         left=left, right=right))
     return found
 
 

@@ -18,6 +18,7 @@ from library.sample.jobs import SampleOptions
 from library.sample.undisturbed import random_states_kept
 from library.study import diagnosis, evidence, trial
 from library.util.records import Batch
+from library.util.said import say
 
 from .loop import Length
 from .telling import Telling
@@ -82,9 +83,9 @@ class Diagnosing(Idle):
                                 modules=(session.network,))
         subject = trial.Tried(session.family, session.parts, session.network, options)
         trained, others = (self.batches(session, is_reg, count) for is_reg in (False, True))
-        name = "the regularisation pictures"
+        name = say("the regularisation pictures")
         if not others and session.parts.text_encoders:
-            others, name = trial.drawn_by_base(subject, trained[0], count), "the base model's own pictures"
+            others, name = trial.drawn_by_base(subject, trained[0], count), say("the base model's own pictures")
         others_curve = trial.measure(subject, others, False) if others else None
         return trial.measure(subject, trained), others_curve, name
 
