@@ -39,7 +39,7 @@ TESTS: dict[str, str] = {
     "tests/families/test_swapping.py::test_blocks_that_wait_in_main_memory_leave_gradients_as_they_are": "blocks_to_swap",
     "tests/families/test_family_flags.py::test_flags_of_one_architecture_change_what_is_learned": """
         clip_l_dropout_rate clip_g_dropout_rate t5_dropout_rate pos_emb_random_crop_rate enable_scaled_pos_embed fp8_vl
-        fp8_scaled timestep_sampling""",
+        fp8_scaled timestep_sampling expert""",
     "tests/families/test_family_flags.py::test_rates_of_parts_are_those_of_their_layers":
         "self_attn_lr cross_attn_lr mlp_lr llm_adapter_lr",
     "tests/families/test_family_flags.py::test_a_rate_of_layers_without_adapters_names_the_way_out": "mod_lr",

@@ -125,7 +125,7 @@ def _where(name: str) -> list[str]:
     for one in released.of(name):
         folder = f" as a folder from {_hub(one.folder)}" if one.folder else ""
         gate = "; log in and accept the terms there first" if one.gated else ""
-        lines.append(f"- {one.name}{folder} (licence: {one.licence}{gate})")
+        lines.append(f"- {one.name}{folder} (licence: {one.licence}{gate})" + (f". {one.remark}" if one.remark else ""))
     return lines + [f"- `--{flag}`: {_file(place)}" for flag, place in released.of(name)[0].files.items()]
 
 

@@ -65,6 +65,8 @@ class Recipe:
     vae: VaeModule
     vae_option: str | None = None
     """A flag besides ``--vae`` that names the VAE's file (``ae``)."""
+    denoiser_folder: Callable[[Any], str] = lambda options: "transformer"
+    """Which part of a folder the options make the denoiser."""
 
     def text_parts(self) -> list[tuple[str, str, Text]]:
         """Folder of each text encoder, folder of its tokenizer, how it is made."""
@@ -85,7 +87,8 @@ def load(request: LoadRequest, recipe: Recipe) -> Parts:
 
     Raises UserError naming at once all the files that a single file needs beside itself.
     """
-    folders = ["scheduler", "transformer", "vae", *(f for text, tokenizer, _ in recipe.text_parts() for f in (text, tokenizer))]
+    denoiser = recipe.denoiser_folder(request.options)
+    folders = ["scheduler", denoiser, "vae", *(f for text, tokenizer, _ in recipe.text_parts() for f in (text, tokenizer))]
     path = source.locate(request.source, MODEL_FLAG, tuple(folders), request.dtype)
     shipped = source.asset(recipe.asset)
     configs, headers = _folder(path, request, recipe) if path.is_dir() else _file(path, shipped, recipe)
@@ -127,11 +130,14 @@ def _vae(request: LoadRequest, recipe: Recipe, configs: Mapping[str, Any], heade
 
 def _folder(path: Path, request: LoadRequest, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Header]]:
     texts = [part for part, _, _ in recipe.text_parts()]
-    configs = dict(source.complete(path, MODEL_FLAG, ("transformer", "vae", *texts)))
+    denoiser = recipe.denoiser_folder(request.options)
+    configs = dict(source.complete(path, MODEL_FLAG, (denoiser, "vae", *texts)))
+    folders = {"transformer": denoiser}
     wanted = {"denoiser": ["transformer"], "vae": ["vae"], "text": texts}
     dtypes = {"vae": request.vae_dtype}
-    return configs, {part: weights.folder_weights(path / part, dtypes.get(part, request.dtype))
-                     for name, parts in wanted.items() if name in request.parts for part in parts}  # fmt: skip
+    headers = {part: weights.folder_weights(path / folders.get(part, part), dtypes.get(part, request.dtype))
+               for name, parts in wanted.items() if name in request.parts for part in parts}  # fmt: skip
+    return {**configs, "transformer": configs[denoiser]}, headers
 
 
 def _file(path: Path, shipped: Mapping[str, Any], recipe: Recipe) -> tuple[dict[str, Any], dict[str, Header]]:

@@ -27,6 +27,8 @@ class Released:
     """Flag -> single file, as ``owner/name/path`` on the hub."""
     gated: bool = False
     """True where the hub wants a login and a click on the terms."""
+    remark: str = ""
+    """What a user of this model must know, for the page."""
 
 
 def of(family: str) -> tuple[Released, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from library.families import answers, assemble, flow, language, roles, t5, tiny as tiny_models, video_vae
@@ -15,7 +15,7 @@ from library.util.records import Cond
 if TYPE_CHECKING:
     import torch
 
-    from library.diffusion.schedule import Noised
+    from library.diffusion.schedule import Noised, Schedule
 
 SPEC = FamilySpec(
     name="wan",
@@ -47,8 +47,13 @@ class Options(flow.FlowOptions):
     timestep_sampling: str = "shift"
     discrete_flow_shift: float = 3.0
     umt5: str | None = None
+    expert: str | None = None
 
 
+EXPERTS = {"high_noise": "transformer", "low_noise": "transformer_2"}
+"""Wan 2.2's two transformers -> their folders."""
+BOUNDARY = 875
+"""Timestep at which Wan 2.2 (text to video) hands a picture from the one to the other (``boundary_ratio`` 0.875)."""
 ATTENTION = {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "o", "norm_q": "norm_q", "norm_k": "norm_k"}
 BLOCK = {**{f"{ours}.{a}": f"{theirs}.{b}" for ours, theirs in (("attn1", "self_attn"), ("attn2", "cross_attn"))
             for a, b in ATTENTION.items()},
@@ -85,19 +90,34 @@ def _sizes(header: Header) -> dict[str, Any]:
 TRANSFORMER = Transformer("transformer_wan", "WanTransformer3DModel", "head.modulation", native_modules)
 TEXT = assemble.Text("umt5", t5.build_umt5, language.tokenizer("T5TokenizerFast", SPEC.text_slots[0].tokenizer_of, "--umt5"),
                      "umt5xxl.", ships_tokenizer=False)
-RECIPE = assemble.Recipe(SPEC.title, "wan.json", TRANSFORMER, _sizes, (TEXT,), video_vae)
+RECIPE = assemble.Recipe(SPEC.title, "wan.json", TRANSFORMER, _sizes, (TEXT,), video_vae,
+                         denoiser_folder=lambda options: EXPERTS[options.expert or "high_noise"])
 
-hints, index_hints, size_cond = answers.no_hints, answers.no_index_hints, answers.no_sizes
+hints, size_cond = answers.no_hints, answers.no_sizes
 base_version, architecture = answers.always("wan"), answers.always("Wan")
 encode_image, decode_latents, normalise, denormalise = answers.images(video_vae)
 adapter_targets, extra_targets = answers.targets(TRANSFORMER, SPEC.roles, lambda target: target.path.startswith("blocks."))
-schedule = answers.flow_schedule()
+_whole_schedule = answers.flow_schedule()
 
 
 def matches_index(model_index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Tell a text-to-video folder of 16 channels by its transformer. Of Wan 2.2's two the one for high noise is trained."""
+    """Tell a text-to-video folder of 16 channels by its transformer."""
     right = (model_index.get("transformer") or [None, ""])[1] == TRANSFORMER.name
     return right and configs.get("transformer", {}).get("in_channels", 16) == 16
+
+
+def index_hints(model_index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Of a folder of Wan 2.2's two transformers the one for much noise."""
+    return {"expert": "high_noise"} if (model_index.get("transformer_2") or [None])[0] else {}
+
+
+def schedule(options: Options, noise: Any) -> Schedule:
+    """Rectified flow; one of Wan 2.2's two transformers takes the timesteps on its own side of ``BOUNDARY`` alone."""
+    if options.expert == "high_noise" and noise.min_timestep is None:
+        noise = replace(noise, min_timestep=BOUNDARY)
+    elif options.expert == "low_noise" and noise.max_timestep is None:
+        noise = replace(noise, max_timestep=BOUNDARY)
+    return _whole_schedule(options, noise)
 
 
 def load(request: LoadRequest) -> Parts:

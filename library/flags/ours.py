@@ -87,6 +87,14 @@ FLAGS = group(
         ours=True,
     ),
     Flag(
+        "expert",
+        choices=("high_noise", "low_noise"),
+        help="Which of Wan 2.2's two models is trained, at its own timesteps; of a folder it also chooses the weights.",
+        scripts=(NETWORK,),
+        served=FAMILY,
+        ours=True,
+    ),
+    Flag(
         "pile_t5",
         help="File of the Pile-T5 text encoder (AuraFlow).",
         scripts=(NETWORK,),

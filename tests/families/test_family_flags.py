@@ -25,6 +25,7 @@ CHANGES = {
     "hunyuanimage": ("--fp8_vl", "--fp8_scaled"),
     "anima": ("--self_attn_lr=1e-3", "--cross_attn_lr=0", "--mlp_lr=1e-3"),
     "flux2": ("--timestep_sampling=empirical_shift",),
+    "wan": ("--expert=high_noise",),
 }  # fmt: skip
 """Family -> flags that change what is learned."""
 

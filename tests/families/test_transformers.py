@@ -378,6 +378,28 @@ def test_wans_own_text_encoder_file_has_every_tensor() -> None:
             "blocks.1.pos_embedding.embedding.weight", "blocks.0.norm2.weight"} <= original
 
 
+def test_of_a_folder_with_two_wan_transformers_the_one_asked_for_trains_on_its_own_side(tmp_path: Path) -> None:
+    from library.config.run_config import NoiseConfig
+
+    wan = registry.get("wan")
+    high, low = wan.tiny(0), wan.tiny(1)
+    place = helpers.save_folder(high, tmp_path / "m", "WanPipeline", "transformer")
+    low.denoiser.save_pretrained(place / "transformer_2")
+    index = json.loads((place / "model_index.json").read_text(encoding="utf-8"))
+    index |= {"transformer_2": index["transformer"]}
+    (place / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    found = detect.identify(str(place)).hints
+    assert found == {"expert": "high_noise"}
+    cases = (found, high, (875, 1000)), ({"expert": "low_noise"}, low, (0, 875)), ({}, high, (0, 1000))
+    for options, model, (first, last) in cases:
+        request = LoadRequest(str(place), wan.Options(**options), parts=frozenset({"denoiser"}))
+        helpers.assert_same_weights(wan.load(request).denoiser, model.denoiser)
+        schedule = wan.schedule(request.options, NoiseConfig())
+        assert (schedule.first, schedule.last) == (first, last)
+    typed = wan.schedule(wan.Options(expert="low_noise"), NoiseConfig(max_timestep=600))
+    assert (typed.first, typed.last) == (0, 600)
+
+
 def test_flux2_devs_captions_are_read_by_mistral_with_its_instruction() -> None:
     from transformers import MistralConfig, MistralModel
 
