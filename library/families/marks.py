@@ -33,7 +33,6 @@ class Mark:
 
 FROM_PICTURES = ("It draws a film from a first picture, which training on pictures has not: use the text-to-video model of the "
                  "same release (wan2.1_t2v, wan2.2_t2v).")
-OTHER_LATENTS = ("Its VAE, of 48 channels, is not read here: use Wan 2.1 (1.3B or 14B) or Wan 2.2 (14B), text to video.")
 EXTENDED = (
     Mark("ControlNet", ("input_hint_block.0.weight",)),
     Mark("ControlNet", ("controlnet_cond_embedding.conv_in.weight",)),
@@ -71,7 +70,6 @@ MARKS = (
     Mark("Cosmos-Predict2", ("x_embedder.proj.1.weight", "blocks.0.self_attn.q_proj.weight"), ("llm_adapter.embed.weight",)),
     Mark("Cosmos-Predict2", ("patch_embed.proj.weight", "time_embed.t_embedder.linear_1.weight")),
     *(Mark("Wan image-to-video", ("patch_embedding.weight", mark), channels=36, instead=FROM_PICTURES) for mark in WAN),
-    *(Mark("Wan 2.2 5B", ("patch_embedding.weight", mark), channels=48, instead=OTHER_LATENTS) for mark in WAN),
     *(Mark("Wan (from pictures, or with other latents)", ("patch_embedding.weight", mark)) for mark in WAN),
     Mark("LTX-2", ("patchify_proj.weight", "av_ca_a2v_gate_adaln_single.linear.weight")),
     Mark("LTX-2", ("audio_proj_in.weight", "proj_in.weight")),

@@ -25,6 +25,7 @@ MODULES = {
     "hunyuanimage": "library.families.hunyuanimage",
     "anima": "library.families.anima",
     "wan": "library.families.wan",
+    "wan5b": "library.families.wan5b",
     "auraflow": "library.families.auraflow",
 }
 """Name -> module, in the order in which detection asks them."""

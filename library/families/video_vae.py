@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,8 +48,23 @@ def places(header: Header, names: list[str]) -> dict[str, Any]:
 
     # diffusers' table only renames, so it serves for places as well as for tensors.
     bare = {n[len(prefix) :]: place for n, place in header.places.items() if n.startswith(prefix)}
-    renamed = convert_wan_vae_to_diffusers(bare)
+    renamed = convert_wan_vae_to_diffusers({n: place for n, place in bare.items() if not _NESTED.match(n)})
+    renamed |= {residual_name(n): place for n, place in bare.items() if _NESTED.match(n)}
     return {n: renamed[n] for n in names if n in renamed}
+
+
+_NESTED = re.compile(r"(en|de)coder\.(down|up)samples\.(\d+)\.(?:down|up)samples\.(\d+)\.(.*)")
+_INSIDE = {"residual.0": "norm1", "residual.2": "conv1", "residual.3": "norm2", "residual.6": "conv2",
+           "shortcut": "conv_shortcut"}  # fmt: skip
+"""Module of a residual block: original path, diffusers' path."""
+
+
+def residual_name(original: str) -> str:
+    """diffusers' name of a tensor in a stage of Wan 2.2's VAE, whose blocks lie in one list with the stage's resampling."""
+    side, way, stage, place, rest = _NESTED.match(original).groups()  # type: ignore[union-attr]
+    inner, _, leaf = rest.rpartition(".")
+    block = f"{side}coder.{way}_blocks.{stage}"
+    return f"{block}.resnets.{place}.{_INSIDE[inner]}.{leaf}" if inner in _INSIDE else f"{block}.{way}sampler.{rest}"
 
 
 def load(path: Path, default_config: Mapping[str, Any], dtype: str, device: str) -> Any:

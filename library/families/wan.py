@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SPEC = FamilySpec(
     name="wan",
-    title="Wan 2.x",
+    title="Wan 2.1 and 2.2",
     scripts=("wan_train_network.py",),
     target_space="flow",
     latent_channels=16,
@@ -72,15 +72,21 @@ def native_modules(config: Mapping[str, Any]) -> dict[str, Native]:
     return found | tables | {"scale_shift_table": Native("head.modulation", leaf="")} | {o: Native(n) for o, n in ROOT.items()}
 
 
-def matches(header: Header) -> bool:
-    """Tell a text-to-video Wan transformer of 16 channels, in either spelling, from names and shapes."""
+def is_transformer(header: Header, channels: int) -> bool:
+    """Tell a Wan transformer over so many channels, in either spelling, from names and shapes."""
     names = header.shapes
     ours = {"condition_embedder.time_proj.weight", "scale_shift_table", "blocks.0.attn1.to_q.weight"} <= names.keys()
     known = ours or {"head.modulation", "time_projection.1.weight"} <= names.keys()
-    return known and names.get("patch_embedding.weight", (0, 0))[1] == 16
+    return known and names.get("patch_embedding.weight", (0, 0))[1] == channels
 
 
-def _sizes(header: Header) -> dict[str, Any]:
+def matches(header: Header) -> bool:
+    """Tell a text-to-video Wan transformer of 16 channels."""
+    return is_transformer(header, SPEC.latent_channels)
+
+
+def sizes(header: Header) -> dict[str, Any]:
+    """Depth and widths of a single file's transformer."""
     names = {name.rpartition("diffusion_model.")[2]: shape for name, shape in header.shapes.items()}
     inner = names.get("blocks.0.ffn.0.weight") or names["blocks.0.ffn.net.0.proj.weight"]
     width = names["patch_embedding.weight"][0]
@@ -90,7 +96,7 @@ def _sizes(header: Header) -> dict[str, Any]:
 TRANSFORMER = Transformer("transformer_wan", "WanTransformer3DModel", "head.modulation", native_modules)
 TEXT = assemble.Text("umt5", t5.build_umt5, language.tokenizer("T5TokenizerFast", SPEC.text_slots[0].tokenizer_of, "--umt5"),
                      "umt5xxl.", ships_tokenizer=False)
-RECIPE = assemble.Recipe(SPEC.title, "wan.json", TRANSFORMER, _sizes, (TEXT,), video_vae,
+RECIPE = assemble.Recipe(SPEC.title, "wan.json", TRANSFORMER, sizes, (TEXT,), video_vae,
                          denoiser_folder=lambda options: EXPERTS[options.expert or "high_noise"])
 
 hints, size_cond = answers.no_hints, answers.no_sizes
@@ -100,10 +106,15 @@ adapter_targets, extra_targets = answers.targets(TRANSFORMER, SPEC.roles, lambda
 _whole_schedule = answers.flow_schedule()
 
 
+def is_folder(model_index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]], channels: int) -> bool:
+    """Tell a folder by its transformer's class and channels."""
+    right = (model_index.get("transformer") or [None, ""])[1] == TRANSFORMER.name
+    return right and configs.get("transformer", {}).get("in_channels", 16) == channels
+
+
 def matches_index(model_index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> bool:
     """Tell a text-to-video folder of 16 channels by its transformer."""
-    right = (model_index.get("transformer") or [None, ""])[1] == TRANSFORMER.name
-    return right and configs.get("transformer", {}).get("in_channels", 16) == 16
+    return is_folder(model_index, configs, SPEC.latent_channels)
 
 
 def index_hints(model_index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -111,6 +111,13 @@ def tiny_recipe(recipe: Any, parts: Parts, **more: Any) -> Any:
     return replace(recipe, texts=tuple(texts), **more)
 
 
+def wan_stage_name(name: str, depth: dict[str, int]) -> str:
+    """A tensor in a stage of Wan 2.2's VAE: its block's place in the stage's one list, the resampling behind the others."""
+    name = re.sub(r"(down|up)_blocks\.(\d)\.resnets\.(\d)", r"\1samples.\2.\1samples.\3", name)
+    return re.sub(r"^(en|de)coder\.(down|up)_blocks\.(\d)\.(?:down|up)sampler",
+                  lambda m: f"{m[1]}coder.{m[2]}samples.{m[3]}.{m[2]}samples.{depth[m[1]]}", name)  # fmt: skip
+
+
 def wan_vae_name(name: str) -> str:
     """A tensor of Wan's VAE in diffusers' spelling -> in the original one."""
     inner = {"norm1": "residual.0", "conv1": "residual.2", "norm2": "residual.3", "conv2": "residual.6",

@@ -49,6 +49,7 @@ OURS = {
     "Qwen-Image": ("qwenimage", names("txt_norm.weight", "transformer_blocks.0.img_mlp.net.0.proj.weight")),
     "Anima": ("anima", names(*COSMOS, "llm_adapter.embed.weight")),
     "Wan": ("wan", names(*WAN) | {"patch_embedding.weight": (5120, 16, 1, 2, 2)}),
+    "Wan 2.2 5B": ("wan5b", names(*WAN) | {"patch_embedding.weight": (3072, 48, 1, 2, 2)}),
 }
 OTHERS = {
     "SDXL refiner": [unet(4, 4, 1280, 2560)],
@@ -77,7 +78,6 @@ OTHERS = {
                         names("patch_embed.proj.weight", "time_embed.t_embedder.linear_1.weight")],
     "Wan VACE": [names(*WAN, "vace_patch_embedding.weight") | {"patch_embedding.weight": (5120, 16, 1, 2, 2)}],
     "Wan image-to-video": [names(*WAN) | {"patch_embedding.weight": (5120, 36, 1, 2, 2)}],
-    "Wan 2.2 5B": [names(*WAN) | {"patch_embedding.weight": (3072, 48, 1, 2, 2)}],
     "Wan (from pictures, or with other latents)": [names(*WAN) | {"patch_embedding.weight": (5120, 52, 1, 2, 2)}],
     "LTX-Video": [names("patchify_proj.weight", "transformer_blocks.27.scale_shift_table"),
                   names("proj_in.weight", "time_embed.emb.timestep_embedder.linear_1.weight")],

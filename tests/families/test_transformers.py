@@ -20,23 +20,27 @@ from library.util.records import UserError
 from networks import keys
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "data" / "lora_names.json").read_text(encoding="utf-8"))
-NEW = ("zimage", "lumina2", "chroma", "qwenimage", "flux2", "hunyuanimage", "anima", "wan", "auraflow")
+WAN = ("wan", "wan5b")
+NEW = ("zimage", "lumina2", "chroma", "qwenimage", "flux2", "hunyuanimage", "anima", "wan", "wan5b", "auraflow")
 CLASSES = {"zimage": diffusers.ZImageTransformer2DModel, "lumina2": diffusers.Lumina2Transformer2DModel,
            "chroma": diffusers.ChromaTransformer2DModel, "qwenimage": diffusers.QwenImageTransformer2DModel,
            "flux2": diffusers.Flux2Transformer2DModel, "hunyuanimage": diffusers.HunyuanImageTransformer2DModel,
            "anima": diffusers.CosmosTransformer3DModel, "wan": diffusers.WanTransformer3DModel,
+           "wan5b": diffusers.WanTransformer3DModel,
            "auraflow": diffusers.AuraFlowTransformer2DModel}  # fmt: skip
 SHALLOW: dict[str, dict[str, int]] = {
     "zimage": {"n_layers": 2}, "lumina2": {"num_layers": 2}, "qwenimage": {"num_layers": 2},
     "chroma": {"num_layers": 2, "num_single_layers": 2, "approximator_layers": 2},
     "flux2": {"num_layers": 2, "num_single_layers": 2}, "hunyuanimage": {"num_layers": 2, "num_single_layers": 2},
-    "anima": {"num_layers": 2}, "wan": {"num_layers": 2}, "auraflow": {"num_mmdit_layers": 2, "num_single_dit_layers": 2},
+    "anima": {"num_layers": 2}, "wan": {"num_layers": 2}, "wan5b": {"num_layers": 2},
+    "auraflow": {"num_mmdit_layers": 2, "num_single_dit_layers": 2},
 }  # fmt: skip
 CONVERT = {"zimage": converters.convert_z_image_transformer_checkpoint_to_diffusers,
            "lumina2": converters.convert_lumina2_to_diffusers,
            "chroma": converters.convert_chroma_transformer_checkpoint_to_diffusers,
            "flux2": converters.convert_flux2_transformer_checkpoint_to_diffusers,
            "wan": converters.convert_wan_transformer_to_diffusers,
+           "wan5b": converters.convert_wan_transformer_to_diffusers,
            "anima": converters.convert_cosmos_transformer_checkpoint_to_diffusers,
            "auraflow": converters.convert_auraflow_transformer_checkpoint_to_diffusers}  # fmt: skip
 CAPTION = "a red fox in the snow beside a frozen lake, seen from far above, early light"
@@ -90,11 +94,11 @@ def diffusers_pipeline(name: str, parts: Parts) -> Any:
     """diffusers' pipeline of a family; where sampling does without one, that which the weights were made for."""
     if name == "lumina2":  # the family's own reads prompts as training does
         return answers.pipeline("Lumina2Pipeline")(parts)
-    if name != "wan":
+    if name not in WAN:
         return registry.get(name).pipeline(parts)
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
     return diffusers.WanPipeline(tokenizer=parts.tokenizers[0], text_encoder=parts.text_encoders[0], vae=parts.vae,
-                                 scheduler=scheduler, transformer=parts.denoiser)  # fmt: skip
+                                 scheduler=scheduler, transformer=parts.denoiser, expand_timesteps=name == "wan5b")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [name for name in FLOW if name != "anima"])
@@ -109,7 +113,7 @@ def test_one_euler_step_of_diffusers_pipeline_follows_the_prediction(name: str) 
     pipe.set_progress_bar_config(disable=True)
     # 64 tokens and more, so that no model sees padding: diffusers' Chroma adds its mask to the scores.
     arguments = {"sigmas": [0.7], **WITHOUT_GUIDANCE.get(name, {})}
-    if name == "wan":
+    if name in WAN:
         arguments = {"num_frames": 1, "guidance_scale": 1.0}
     into, back = layout(name, pipe, parts, side)
     made = pipe(prompt=CAPTION, height=64, width=64, latents=into(noise), output_type="latent", num_inference_steps=1, **arguments)
@@ -122,7 +126,7 @@ def test_one_euler_step_of_diffusers_pipeline_follows_the_prediction(name: str) 
 
 def layout(name: str, pipe: Any, parts: Parts, side: int) -> tuple[Any, Any]:
     """Our 4-D latents to what a pipeline takes, and what it gives back to ours."""
-    if name == "wan":
+    if name in WAN:
         return (lambda x: x[:, :, None]), (lambda x: x[:, :, 0])
     if name == "flux2":  # it gives what its VAE decodes
         return (lambda x: x), (lambda x: flux2_vae.normalise(parts.vae, flux2_vae.gathered(x)))
@@ -144,7 +148,7 @@ REFERENCES: dict[str, Any] = {
     "flux2": lambda pipe, texts: [("text", encoded(pipe, texts)[0])],
     "hunyuanimage": lambda pipe, texts: list(zip(("vlm_embed", "vlm_mask", "byt5_embed", "byt5_mask"),
                                                  encoded(pipe, texts, batch_size=2), strict=True)),
-    "wan": lambda pipe, texts: [("text", encoded(pipe, texts, max_sequence_length=512, **PLAIN)[0])],
+    **dict.fromkeys(WAN, lambda pipe, texts: [("text", encoded(pipe, texts, max_sequence_length=512, **PLAIN)[0])]),
     "auraflow": lambda pipe, texts: [("text", encoded(pipe, texts, **PLAIN)[0])],
 }  # fmt: skip
 """Family -> (its name of a tensor of the conditioning, diffusers' tensor or a list of one for each caption)."""
@@ -198,7 +202,7 @@ def save_parts(family: Family, parts: Parts, folder: Path, prefix: str) -> tuple
 
     Returns the options that name the text encoders' files, and the VAE's file.
     """
-    tensors = helpers.native_tensors(parts.denoiser, family.TRANSFORMER.table(parts.denoiser))
+    tensors = helpers.native_tensors(parts.denoiser, family.RECIPE.transformer.table(parts.denoiser))
     save_file({prefix + n: t for n, t in tensors.items()}, folder / "model.safetensors")
     options = {}
     for number, (text, model) in enumerate(zip(family.RECIPE.texts, parts.text_encoders, strict=True)):
@@ -236,7 +240,7 @@ def test_every_packaging_is_the_same_model(family: Family, tiny: Parts, tmp_path
         configs = {p: e.get("config") for p, e in source.asset(f"tiny/{name}.json")["components"].items()}
         configs["vae"]["_class_name"] = type(tiny.vae).__name__
         monkeypatch.setattr(source, "asset", lambda file: configs)
-        sizes = {"sizes": lambda header: {}} if name == "wan" else {}  # it counts heads of 128, which tiny ones are not
+        sizes = {"sizes": lambda header: {}} if name in WAN else {}  # it counts heads of 128, which tiny ones are not
         monkeypatch.setattr(family, "RECIPE", helpers.tiny_recipe(family.RECIPE, tiny, **sizes))
         if name == "anima":
             monkeypatch.setattr(family, "t5_tokenizer", lambda path, options: tiny.tokenizers[1])
@@ -279,6 +283,24 @@ def test_the_qwen_vae_is_read_in_its_original_spelling_too() -> None:
     assert video_vae.places(header, names) == original
 
 
+def test_wan_22s_vae_is_read_in_its_original_spelling_too() -> None:
+    from library.families import video_vae
+    from library.util.header import Header
+
+    config = source.asset("wan5b.json")["vae"]
+    with torch.device("meta"):
+        names = list(diffusers.AutoencoderKLWan.from_config(config).state_dict())
+    depth = {"en": config["num_res_blocks"], "de": config["num_res_blocks"] + 1}
+    original = {n: helpers.wan_vae_name(helpers.wan_stage_name(n, depth)) for n in names}
+    assert {"encoder.downsamples.0.downsamples.0.residual.2.weight", "encoder.downsamples.1.downsamples.2.time_conv.weight",
+            "encoder.downsamples.0.downsamples.2.resample.1.weight", "encoder.downsamples.1.downsamples.0.shortcut.weight",
+            "decoder.upsamples.1.upsamples.2.residual.6.bias", "decoder.upsamples.0.upsamples.3.time_conv.weight",
+            "decoder.middle.2.residual.3.gamma", "decoder.head.0.gamma", "conv2.bias"} <= set(original.values())  # fmt: skip
+    header = Header(dict.fromkeys(original.values(), (1, 1, 1, 1, 1)), places={n: n for n in original.values()})
+    assert video_vae.is_vae(header)
+    assert video_vae.places(header, names) == original
+
+
 def targets_of(name: str) -> tuple[list[Any], dict[str, torch.Tensor]]:
     """Targets of a shallow transformer of the released width, and an adapter of rank 1 on all of them."""
     family = registry.get(name)
@@ -294,6 +316,7 @@ def targets_of(name: str) -> tuple[list[Any], dict[str, torch.Tensor]]:
 
 READERS = {"zimage": diffusers.ZImagePipeline, "chroma": diffusers.ChromaPipeline, "lumina2": diffusers.Lumina2Pipeline,
            "qwenimage": diffusers.QwenImagePipeline, "flux2": diffusers.Flux2KleinPipeline, "wan": diffusers.WanPipeline,
+           "wan5b": diffusers.WanPipeline,
            "anima": diffusers.AnimaModularPipeline, "auraflow": diffusers.AuraFlowPipeline}  # fmt: skip
 
 
