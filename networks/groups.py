@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from library.util.records import Problem, UserError
+from library.util.records import Problem, Target, UserError
 from library.util.said import say
 from networks.blocks import index_of
 from networks.ranks import parse_patterns, value_for
 
 if TYPE_CHECKING:
-    from networks.base import Adapter
+    from torch.nn import Parameter
+
+
+class Trained(Protocol):
+    """What is put into a group: an adapter of a target."""
+
+    target: Target
+
+    def named_parameters(self) -> Iterable[tuple[str, Parameter]]: ...
+
 
 Rates = tuple[float | Sequence[float] | None, float | None, float | None]
 """Learning rates of text encoder(s), denoiser, and of what has none of its own."""
@@ -40,7 +49,7 @@ class _Share:
     description: str
     lr: float | None
     ratio: float | None
-    adapters: list[Adapter]
+    adapters: list[Trained]
 
 
 def _text_rates(rates: float | Sequence[float] | None, default: float | None, count: int) -> list[float | None]:
@@ -59,7 +68,7 @@ def _text_rates(rates: float | Sequence[float] | None, default: float | None, co
     return [*rates, *[rates[-1]] * (count - len(rates))]
 
 
-def _text_shares(adapters: Sequence[Adapter], plan: GroupPlan, rates: Rates) -> Iterable[_Share]:
+def _text_shares(adapters: Sequence[Trained], plan: GroupPlan, rates: Rates) -> Iterable[_Share]:
     roots = sorted({a.target.root for a in adapters if a.target.root != "denoiser"})
     ratio = plan.plus_ratio_text or plan.plus_ratio
     lrs = _text_rates(rates[0], rates[2], _count_roots(roots))
@@ -81,14 +90,14 @@ def _count_roots(roots: Sequence[str]) -> int:
     return max(map(_number, roots), default=0)
 
 
-def _denoiser_shares(adapters: Sequence[Adapter], plan: GroupPlan, rates: Rates) -> Iterable[_Share]:
+def _denoiser_shares(adapters: Sequence[Trained], plan: GroupPlan, rates: Rates) -> Iterable[_Share]:
     own = [a for a in adapters if a.target.root == "denoiser"]
     lr = rates[1] if rates[1] is not None else rates[2]
     ratio = plan.plus_ratio_denoiser or plan.plus_ratio
     if plan.lr_weights is None:
         yield _Share("unet", lr, ratio, own)
         return
-    by_block: dict[int | None, list[Adapter]] = {}
+    by_block: dict[int | None, list[Trained]] = {}
     for adapter in own:
         by_block.setdefault(index_of(adapter.target), []).append(adapter)
     for index, members in by_block.items():
@@ -99,7 +108,7 @@ def _denoiser_shares(adapters: Sequence[Adapter], plan: GroupPlan, rates: Rates)
 def _with_patterns(share: _Share, plan: GroupPlan) -> Iterable[_Share]:
     """Move modules with a rate of their own (network_reg_lrs) into shares of their own."""
     patterns = parse_patterns("network_reg_lrs", plan.pattern_lrs, float)
-    by_lr: dict[float, list[Adapter]] = {}
+    by_lr: dict[float, list[Trained]] = {}
     rest = []
     for adapter in share.adapters:
         own = value_for(adapter.target, patterns)
@@ -112,7 +121,7 @@ def _with_patterns(share: _Share, plan: GroupPlan) -> Iterable[_Share]:
     yield _Share(share.description, share.lr, share.ratio, rest)
 
 
-def param_groups(adapters: Sequence[Adapter], plan: GroupPlan, rates: Rates) -> tuple[list[dict], list[str]]:
+def param_groups(adapters: Sequence[Trained], plan: GroupPlan, rates: Rates) -> tuple[list[dict], list[str]]:
     """Groups (``params``, ``lr``) and their descriptions; groups without a rate, or with rate 0, are left out."""
     groups: list[dict] = []
     descriptions: list[str] = []
