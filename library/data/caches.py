@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,10 @@ NEWER = 2.0
 """Seconds by which a picture must be newer than its cache to make the cache stale (file systems round times)."""
 MAKER = "maker"
 """Name of the array that says which model made a file."""
+WAITS = (0.05, 0.2, 0.5)
+"""Seconds that a file which another program holds is waited for, between tries."""
+JUST_MADE = 60.0
+"""Seconds by which the file of a run that makes the same files at the same time may be older."""
 BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 """What numpy raises on files that are no (whole) npz."""
 
@@ -286,13 +291,50 @@ def write_npz(file: Path, arrays: dict[str, Any]) -> None:
     try:
         with partial.open("wb") as stream:
             np.savez(stream, **arrays)
-        os.replace(partial, file)
+        _put(partial, file, arrays)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise UserError(Problem(str(file.parent), say("The cache {name} cannot be written: {error}.",
                                                       name=file.name, error=error),
                                 "Caches lie beside the pictures: make the folder writable, free some space, or use "
                                 "--cache_latents without _to_disk.")) from error
+
+
+def _put(partial: Path, file: Path, arrays: dict[str, Any]) -> None:
+    """Rename; where another run holds the file (Windows), take the file that it has just made, else wait until it lets go.
+
+    Two runs over one folder make the same files at the same time; one of them reads a file while the other renames.
+    """
+    for seconds in WAITS:
+        try:
+            os.replace(partial, file)
+            return
+        except (PermissionError, FileExistsError):
+            if not file.is_file():
+                raise
+            if partial.stat().st_mtime - file.stat().st_mtime < JUST_MADE and _same_kind(file, arrays):
+                partial.unlink()
+                return
+            time.sleep(seconds)
+    os.replace(partial, file)
+
+
+def _same_kind(file: Path, arrays: dict[str, Any]) -> bool:
+    """Tell whether a file holds everything that ``arrays`` hold: the same names, shapes, texts and sizes.
+
+    Latents themselves are not compared: two draws of one VAE differ, and either is right.
+    """
+    import numpy as np
+
+    def told(array: Any) -> Any:
+        array = np.asarray(array)
+        return (array.shape, None if array.ndim > 1 else array.tolist())
+
+    try:
+        with np.load(file) as other:
+            return all(name in other and told(other[name]) == told(array) for name, array in arrays.items())
+    except BROKEN:
+        return False
 
 
 def _loaded(item: Item, options: LatentOptions) -> CachedLatents:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from library.util.said import say
 from . import files
 from .found import Found, listed, nearest_existing
 
+log = logging.getLogger(__name__)
 INFO_CACHE = "metadata_cache.json"
 """Beside the pictures, kept with ``cache_info``."""
 
@@ -132,5 +135,10 @@ def write_info(folder: Path, raw: list[Raw], headers: list[files.Header]) -> Non
             "caption": one.caption, "resolution": list(header.size), "orientation": header.orientation}
     file = folder / INFO_CACHE
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(table, ensure_ascii=False, indent=2), encoding="utf-8")
-    os.replace(partial, file)
+    try:
+        partial.write_text(json.dumps(table, ensure_ascii=False, indent=2), encoding="utf-8")
+        os.replace(partial, file)
+    except OSError as error:  # the notes only save time: another run that reads them (Windows) or a full disk ends nothing
+        log.warning(say("The cache {name} cannot be written: {error}.", name=file.name, error=error))
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)

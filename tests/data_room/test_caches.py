@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from library.config.run_config import SubsetConfig
-from library.data import images
+from library.data import caches, images
 from library.data.caches import LatentOptions, cache_latents, key_of
 from library.data.text_cache import TextCache, TextOptions, cache_text, fixed_caption
 from library.util.records import UserError
@@ -294,3 +294,50 @@ def test_cached_texts_have_prefix_and_separators_applied(tmp_path):
     picture(tmp_path / "train" / "1_x" / "a.png", caption="a;b")
     plan = folder_plan(tmp_path, template=replace(TEMPLATE, caption_prefix="P,", secondary_separator=";"))
     assert fixed_caption(plan, plan.items[0]) == "P, a,b"
+
+
+@pytest.fixture
+def windows_rename(monkeypatch):
+    """os.replace as on Windows while another program has the target open: refused, here as often as ``held`` says."""
+    held, rename = {"times": 0}, os.replace
+
+    def replace_file(new, old):
+        if held["times"] and Path(old).exists():
+            held["times"] -= 1
+            raise PermissionError(13, "Access is denied", str(old))
+        rename(new, old)
+
+    monkeypatch.setattr(os, "replace", replace_file)
+    monkeypatch.setattr(caches, "WAITS", (0.001,) * 3)
+    return held
+
+
+def test_of_two_runs_that_make_one_cache_file_at_once_either_files_serves(tmp_path, windows_rename):
+    file = tmp_path / "a_0064x0064_sd.npz"
+    first = {"latents": np.zeros((4, 8, 8), np.float32), "original_size": np.array((64, 64)), "maker": np.array("vae")}
+    caches.write_npz(file, first)
+    windows_rename["times"] = 99
+    caches.write_npz(file, first | {"latents": np.ones((4, 8, 8), np.float32)})
+    with np.load(file) as kept:
+        assert not kept["latents"].any()
+    assert list(tmp_path.iterdir()) == [file]
+    windows_rename["times"] = 2
+    os.utime(file, (1e9, 1e9))  # a file of long ago is no twin
+    caches.write_npz(file, first | {"latents": np.ones((4, 8, 8), np.float32)})
+    with np.load(file) as kept:
+        assert kept["latents"].all()
+
+
+def test_a_cache_file_of_another_model_is_replaced_when_its_reader_lets_go(tmp_path, windows_rename):
+    file = tmp_path / "a.npz"
+    old = {"latents": np.zeros((4, 8, 8), np.float32), "maker": np.array("another")}
+    new = old | {"maker": np.array("this")}
+    caches.write_npz(file, old)
+    windows_rename["times"] = 2
+    caches.write_npz(file, new)
+    with np.load(file) as kept:
+        assert str(kept["maker"]) == "this"
+    windows_rename["times"] = 99
+    with pytest.raises(UserError, match="Access is denied"):
+        caches.write_npz(file, old)
+    assert list(tmp_path.iterdir()) == [file]

@@ -361,6 +361,18 @@ def test_cache_info_is_written_once_and_used_afterwards(tmp_path, monkeypatch):
     assert again.items == first.items and again.items[0].size == (40, 60)
 
 
+def test_notes_that_cannot_be_written_end_nothing(tmp_path, monkeypatch, caplog):
+    picture(tmp_path / "train" / "1_x" / "a.png", (64, 64))
+
+    def refuse(new, old):
+        raise PermissionError(13, "Access is denied", str(old))
+
+    monkeypatch.setattr("os.replace", refuse)
+    assert len(folder_plan(tmp_path, template=replace(TEMPLATE, cache_info=True)).items) == 1
+    assert "metadata_cache.json cannot be written: " in caplog.text
+    assert not list(tmp_path.rglob("*.partial"))
+
+
 def test_ten_thousand_pictures_would_scan_in_seconds(tmp_path):
     import time
 
