@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from library.data import images
-from library.util.hub_access import patiently
+from library.util.hub_access import offline_where_unreachable, patiently
 from library.util.records import Problem, UserError
 from library.util.said import say
 
@@ -37,6 +37,8 @@ class Captioner:
         if Path(model_id).suffix in (".pth", ".pt", ".ckpt") or model_id.startswith(("http://", "https://")):
             raise UserError(Problem(model_id, "Weights of the first BLIP program are not read here.",
                                     "Give a transformers model: Salesforce/blip-image-captioning-large, or its folder."))
+        if not Path(model_id).is_dir():
+            offline_where_unreachable()
         try:
             self.processor = patiently(AutoProcessor.from_pretrained, model_id)
             self.model = patiently(AutoModelForImageTextToText.from_pretrained, model_id).to(self.device).eval()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from library.data import images
 from library.data.resize import resize
-from library.util.hub_access import patiently
+from library.util.hub_access import offline_where_unreachable, patiently
 from library.util.packages import installed
 from library.util.records import Problem, UserError
 from library.util.said import say
@@ -200,6 +200,7 @@ def find_model(repo: str, model_dir: Path, again: bool = False) -> Path:
     folder = model_dir / repo.replace("/", "_")
     if _is_model(folder) and not again:
         return folder
+    offline_where_unreachable()
     for name in (MODEL, LABELS):
         load_from_hub(repo, name, folder, again)
     return folder

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from library.families.interface import Family, Parts
 from library.sample.undisturbed import random_states_kept
+from library.util.hub_access import offline_where_unreachable
 from library.util.records import Problem, UserError
 from library.util.said import say
 
@@ -91,6 +92,8 @@ def embedder(source: str) -> Embedder:
     """Load an embedding model from a folder or the hub; UserError where there is none."""
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
+    if not Path(source).is_dir():
+        offline_where_unreachable()
     try:
         model = AutoModel.from_pretrained(source).eval()
         return Embedder(model, AutoImageProcessor.from_pretrained(source), AutoTokenizer.from_pretrained(source))

@@ -67,11 +67,12 @@ class Curve:
         return min(x2, max(x0, x1 - (x1 - x0) * ((y2 - y0) / 2) / bend))
 
 
-def measure(tried: Tried, batches: Sequence[Batch], everywhere: bool = True) -> Curve:
+def measure(tried: Tried, batches: Sequence[Batch], bands: int = len(BANDS)) -> Curve:
     """Try the adapter on batches with latents; always with the same noise, leaving no trace.
 
-    Every picture is tried in every band, or, where not ``everywhere``, in one of them in turn: a third of the work, and for the
-    same work three times as many pictures, which tell more.
+    Every picture is tried in so many of the bands, taken in turn. For the same work more pictures in fewer bands tell more: over
+    ten runs of 50 steps the best strength scattered by 0.094 with 6 pictures in 3 bands, by 0.059 with 16 in one, by 0.043 with
+    16 in two.
     """
     import torch
 
@@ -81,7 +82,7 @@ def measure(tried: Tried, batches: Sequence[Batch], everywhere: bool = True) -> 
     with undisturbed(tried.parts, tried.options.device, (tried.network,)), autocast(tried.options):
         try:
             for batch in batches:
-                for turn in range(len(BANDS) if everywhere else 1):
+                for turn in range(bands):
                     bands_B = (torch.arange(len(batch)) + done + turn) % len(BANDS)
                     losses_SB, changes_SB = _tried(tried, batch, bands_B, 1000 * done + turn)
                     loss_SK.index_add_(1, bands_B, losses_SB)

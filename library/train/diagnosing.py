@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -32,14 +33,16 @@ SHARE = 0.03
 """Part of the run's work that the verdict may cost."""
 WORTH = 400
 """Pictures that a run must have seen to be worth a verdict."""
-LEAST, MOST = 6, 16
-"""Pictures of each kind that are tried."""
+LEAST, MOST = 32, 64
+"""Trials of training pictures: one is a picture in one band at every strength."""
+TO_OTHERS = 4
+"""Trials of training pictures to one of other pictures: harm is plainer than what a run has left to learn."""
 
 
 def affordable(seen: int) -> int:
-    """How many pictures of each kind may be tried after ``seen`` pictures of training; 0 where the run is too short."""
+    """How many trials there may be after ``seen`` pictures of training; 0 where the run is too short."""
     step = 3  # a training step costs a forward pass, and a backward pass of twice its work
-    each = (len(trial.BANDS) + 1) * len(trial.STRENGTHS) + trial.STEPS  # training pictures in every band, others in one
+    each = len(trial.STRENGTHS) + (len(trial.STRENGTHS) + trial.STEPS) / TO_OTHERS
     return 0 if seen < WORTH else max(LEAST, min(MOST, int(seen * step * SHARE / each)))
 
 
@@ -52,12 +55,12 @@ class Diagnosing(Idle):
     telling: Telling
 
     def on_end(self, session: Session) -> None:
-        count = affordable(session.progress.step * self.length.accumulation * self.pictures.plan.parts[0].batch_size)
-        if not (count and session.accelerator.is_main_process):
+        trials = affordable(session.progress.step * self.length.accumulation * self.pictures.plan.parts[0].batch_size)
+        if not (trials and session.accelerator.is_main_process):
             return
         try:
             with session.at_rest(), session.unassisted():
-                verdict = self.verdict(session, count)
+                verdict = self.verdict(session, trials)
         except Exception as error:
             log.warning("no diagnosis: %s: %s", type(error).__name__, error)
             return
@@ -66,10 +69,10 @@ class Diagnosing(Idle):
         html.write(self.telling.folder / evidence.DIAGNOSIS, json.dumps(
             verdict.as_json() | {"validation": report.validation}, ensure_ascii=False, indent=1))
 
-    def verdict(self, session: Session, count: int) -> diagnosis.Verdict:
-        """Try ``count`` pictures of each kind, look at what the run left, judge."""
+    def verdict(self, session: Session, trials: int) -> diagnosis.Verdict:
+        """Try pictures of each kind, look at what the run left, judge."""
         plan, report = self.pictures.plan, self.telling.report
-        trained, others, others_are = self.tried(session, count)
+        trained, others, others_are = self.tried(session, trials)
         last, config = self.telling.saving.files[-1:], session.config
         setting = diagnosis.Setting(config.optimizer.unet_lr or config.optimizer.lr, config.network.alpha, session.progress.step)
         return diagnosis.judge(diagnosis.Evidence(
@@ -77,17 +80,18 @@ class Diagnosing(Idle):
             growth=evidence.growth(files.read(last[0].path)) if last else {}, seen=self.seen(plan, session.progress.step),
             has_regularisation=any(item.is_reg for item in plan.items)))
 
-    def tried(self, session: Session, count: int) -> tuple[trial.Curve, trial.Curve | None, str]:
+    def tried(self, session: Session, trials: int) -> tuple[trial.Curve, trial.Curve | None, str]:
         """Curves on training pictures and on others, and what the others are."""
         options = SampleOptions(schedule=session.schedule, device=session.device, autocast=session.precision.autocast,
                                 modules=(session.network,))
         subject = trial.Tried(session.family, session.parts, session.network, options)
-        trained, others = (self.batches(session, is_reg, count) for is_reg in (False, True))
+        trained, others = self.batches(session, False, trials), self.batches(session, True, trials // TO_OTHERS)
         name = say("the regularisation pictures")
         if not others and session.parts.text_encoders:
-            others, name = trial.drawn_by_base(subject, trained[0], count), say("the base model's own pictures")
-        others_curve = trial.measure(subject, others, False) if others else None
-        return trial.measure(subject, trained), others_curve, name
+            others, name = trial.drawn_by_base(subject, trained[0], trials // TO_OTHERS), say("the base model's own pictures")
+        others_curve = trial.measure(subject, others, bands=1) if others else None
+        bands = min(len(trial.BANDS), math.ceil(trials / sum(map(len, trained))))
+        return trial.measure(subject, trained, bands), others_curve, name
 
     def batches(self, session: Session, is_reg: bool, count: int) -> list[Batch]:
         """A few of the run's pictures, with latents."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 T = TypeVar("T")
 
+KNOCK = 5.0
+"""Seconds that the hub has to answer the door."""
 PRIVILEGE_NOT_HELD = "WinError 1314"
 """Windows' error for a symbolic link without Developer Mode or administrator's rights."""
 MOVED = {
@@ -70,3 +76,20 @@ def go_offline() -> None:
     from huggingface_hub import constants
 
     constants.HF_HUB_OFFLINE = True
+
+
+def offline_where_unreachable() -> None:
+    """Knock at the hub once; where nobody answers, let huggingface_hub use its cache alone.
+
+    Without this it asks for every file of a repository six times, half a minute each. Behind a proxy nothing is known
+    before one asks it, so nothing is decided.
+    """
+    from huggingface_hub import constants
+
+    address = urlsplit(os.environ.get("HF_ENDPOINT") or constants.ENDPOINT)
+    if constants.HF_HUB_OFFLINE or getproxies():
+        return
+    try:
+        socket.create_connection((address.hostname, address.port or (80 if address.scheme == "http" else 443)), KNOCK).close()
+    except OSError:
+        go_offline()
