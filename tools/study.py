@@ -20,6 +20,7 @@ from library.report import html
 from library.study import runs, settings, study_page
 from library.util import command, log
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 
 def setup_parser() -> argparse.ArgumentParser:
@@ -48,7 +49,7 @@ def study_of(args: argparse.Namespace, further: list[str]) -> runs.Study:
 def outcomes(study: runs.Study, pictures: bool, device: str | None) -> study_page.Outcomes:
     """Read what the runs left; draw the prompts with every finished file."""
     found = tuple(study_page.outcome(study, run) for run in study.runs)
-    done = [one.run for one in found if one.state == "done"]
+    done = [one.run for one in found if one.state == study_page.DONE]
     if not pictures or not done or not study.base["sample_prompts"]:
         return study_page.Outcomes(study, found)
     from library.sample.prompts import read_prompts
@@ -83,8 +84,8 @@ def main(argv: list[str]) -> int:
             runs.perform(study, [gpu for gpu in args.gpus.split(",") if gpu], command.tell)
         found = outcomes(study, not args.no_pictures, args.device)
         path = html.write(study.folder / "study.html", study_page.page(found))
-        command.tell(f"page: {path}")
-        code = int(any(one.state.startswith("failed") for one in found.outcomes))
+        command.tell(say("page: {path}", path=path))
+        code = int(any(one.failed for one in found.outcomes))
 
     return command.run(setup_parser(), work, argv[:cut]) or code
 

@@ -21,6 +21,7 @@ from library.sample.prompts import PromptLine, parse_line, read_prompts
 from library.study import axes
 from library.util import command, log
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 HELP = {
     "lora": "LoRA file that the axes file, epoch, step and strength act on; any file of a run stands for the run",
@@ -114,10 +115,12 @@ def work(args: argparse.Namespace) -> None:
 
     plan = grid.Plan(cell, z, y, x, given, args.batch)
     count = len(plan.cells()) * args.batch
-    command.tell(f"{len(x.points)} x {len(y.points)} x {len(z.points)} cells, {count} pictures; loading the model ...")
+    command.tell(say("{x} x {y} x {z} cells, {count:picture|pictures}; loading the model ...", x=len(x.points), y=len(y.points),
+                     z=len(z.points), count=count))
     drawing = open_model(Asked(args.pretrained_model_name_or_path, {"clip_skip": args.clip_skip}, args.vae, args.device,
                                args.sampler))
-    drawn = grid.draw(plan, drawing, lambda done, total: command.tell(f"  {done} of {total} pictures"))
+    drawn = grid.draw(plan, drawing, lambda done, total: command.tell(
+        say("  {done} of {total:picture|pictures}", done=done, total=total)))
     if args.score or args.likeness:
         judge = grid.Judge(embedder(args.likeness) if args.likeness else None,
                            tuple(opened(paths_of(Path(args.train_data_dir), 64))) if args.train_data_dir else ())
@@ -125,7 +128,8 @@ def work(args: argparse.Namespace) -> None:
     written = grid_files.write(drawn, Path(args.output), args.pretrained_model_name_or_path, args.title, args.magnify)
     if drawn.suggested is not None:
         command.tell(grid_files.suggestion(drawn))
-    command.tell(f"grid: {written.png}\npage: {written.page}")
+    command.tell(say("grid: {path}", path=written.png))
+    command.tell(say("page: {path}", path=written.page))
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def work(args: argparse.Namespace) -> None:
     data = place(args)
     pictures = named_pictures(data, Path(args.list))
-    tell(f"{len(pictures)} pictures are to be moved aside, with their captions and caches:")
-    few([f"  {data.label(path)}" for path in pictures], "pictures", 20)
+    tell(say("{count:picture is|pictures are} to be moved aside, captions and caches too:", count=len(pictures)))
+    few([f"  {data.label(path)}" for path in pictures], 20)
     settle(data, "apply", aside(pictures), args.yes)
 
 

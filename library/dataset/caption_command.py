@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from library.util.records import UserError
+from library.util.said import say
 
 from . import captioner, tag_command
 from .shared import add_place, add_yes, few, place, settle, tell
@@ -32,7 +33,7 @@ def caption_all(model_id: str, pictures: Sequence[Path], writing: captioner.Writ
     found = {}
     for path, one in captioner.Captioner(model_id).write(pictures, writing, batch):
         if isinstance(one, UserError):
-            tell(f"left out: {one}")
+            tell(say("left out: {name}: {what}", name=path, what=one.problems[0].what))
         else:
             found[path] = one
     return found
@@ -44,5 +45,5 @@ def work(args: argparse.Namespace) -> None:
     writing = captioner.Writing(args.prompt, args.num_beams, max_length=args.max_length, min_length=args.min_length)
     found = caption_all(args.model_id, list(folders), writing, args.batch_size)
     texts = {path: (folders[path].new_caption_of(path), args.prefix + text) for path, text in found.items()}
-    few([f"{data.label(file)}\n  + {text}" for file, text in texts.values()], "captions")
+    few([f"{data.label(file)}\n  + {text}" for file, text in texts.values()])
     settle(data, "caption", tag_command.changes(texts), args.yes)

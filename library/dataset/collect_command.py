@@ -8,7 +8,7 @@ from pathlib import Path
 
 from library.data.files import pictures
 from library.util.records import Problem, UserError
-from library.util.said import say
+from library.util.said import say, spoken
 
 from .booru import BOARDS, PAUSE, Client, Post
 from .journal import write_whole
@@ -30,10 +30,12 @@ def work(args: argparse.Namespace) -> None:
     client = Client(board, args.address, args.pause)
     there = client.count(args.tags)
     wanted = min(there, args.most)
-    tell(f"{there} pictures have the tags {args.tags}; {wanted} of them would be loaded into {folder}")
-    tell(f"Their makers own them, and the board's terms hold: {board.terms if args.address is None else args.address}")
+    tell(say("{there:picture has|pictures have} the tags {tags}; {wanted} of them would be loaded into {folder}",
+             there=there, tags=args.tags, wanted=wanted, folder=folder))
+    tell(say("Their makers own them, and the board's terms hold: {terms}",
+             terms=board.terms if args.address is None else args.address))
     if not wanted or not (args.yes or agreed(wanted)):
-        tell("Nothing was loaded.")
+        tell(say("Nothing was loaded."))
         return
     folder.mkdir(parents=True, exist_ok=True)
     have = {path.stem for path in pictures(folder) if path.with_suffix(".txt").is_file()}
@@ -46,9 +48,10 @@ def work(args: argparse.Namespace) -> None:
             keep(folder / f"{name}{post.ending}", client.load(post), post)
             loaded += 1
         except UserError as error:
-            tell(f"left out: {error}")
+            tell(say("left out: {name}: {what}", name=name, what=error.problems[0].what))
             failed += 1
-    tell(f"{loaded} pictures loaded, {len(have)} were there already" + (f", {failed} left out" if failed else ""))
+    tell(say("{loaded:picture|pictures} loaded, {have} there before, {failed} left out", loaded=loaded, have=len(have),
+             failed=failed))
 
 
 def keep(path: Path, content: bytes, post: Post) -> None:
@@ -62,4 +65,5 @@ def agreed(count: int) -> bool:
     """Ask. Raises UserError where nobody can answer."""
     if not sys.stdin.isatty():
         raise UserError(Problem("--yes", "Nobody is there to be asked.", say("Add --yes to load {count} pictures.", count=count)))
-    return input(f"Load {count} pictures? [y/N] ").strip().lower() in ("y", "yes", "j", "ja", "はい")
+    question = spoken(say("Load {count:picture|pictures}? [y/N] ", count=count))
+    return input(question).strip().lower() in ("y", "yes", "j", "ja", "はい")

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from library.report import html
+from library.util.said import say
 
 from . import alike
 from .apply_command import aside
@@ -31,8 +32,9 @@ def work(args: argparse.Namespace) -> None:
     groups = [[prints.paths[number] for number in group] for group in alike.groups(prints, args.alike)]
     sizes = dict(zip(prints.paths, prints.sizes, strict=True))
     spare = [path for group in groups for path in group[1:]]
-    tell(f"{len(prints.paths)} pictures, {len(groups)} groups that show the same, {len(spare)} pictures more than needed")
-    few([f"  {data.label(group[0])} = " + ", ".join(data.label(path) for path in group[1:]) for group in groups], "groups", 20)
+    tell(say("{count:picture|pictures}, {groups:group|groups} that show the same, {spare:picture|pictures} more than needed",
+             count=len(prints.paths), groups=len(groups), spare=len(spare)))
+    few([f"  {data.label(group[0])} = " + ", ".join(data.label(path) for path in group[1:]) for group in groups], 20)
     if not groups:
         return
     shown = [path for group in groups for path in group]
@@ -43,12 +45,14 @@ def work(args: argparse.Namespace) -> None:
         return Card(data.label(path), path.parent.name, seen[path].thumbnail, lines, ticked=not best, best=best)
 
     folder = Path(args.out) if args.out else data.root / REPORT
-    made = [Group(f"group {number}", tuple(card(path, path is group[0]) for path in group))
+    made = [Group(say("group {number}", number=number), tuple(card(path, path is group[0]) for path in group))
             for number, group in enumerate(groups, 1)]
-    above = f"<p>{len(groups)} groups, {len(spare)} pictures ticked: all but the largest of each group.</p>"
-    title = f"Duplicates in {data.root.absolute().name}"
-    html.write(folder / "duplicates.html", page(title, str(data.root.absolute()), above, made))
+    above = html.text(say("{groups:group|groups}, {spare:picture|pictures} ticked: all but the largest of each group.",
+                          groups=len(groups), spare=len(spare)))
+    title = say("Duplicates in {folder}", folder=data.root.absolute().name)
+    html.write(folder / "duplicates.html", page(title, str(data.root.absolute()), f"<p>{above}</p>", made))
     names = {"root": str(data.root.absolute()), "drop": [data.label(path) for path in spare]}
     write_whole(folder / "duplicates.json", json.dumps(names, ensure_ascii=False, indent=1).encode("utf-8"))
-    tell(f"Look through {folder / 'duplicates.html'}; what would be moved stands in {folder / 'duplicates.json'}.")
+    tell(say("Look through {page}; what would be moved stands in {list}.", page=folder / "duplicates.html",
+             list=folder / "duplicates.json"))
     settle(data, "duplicates", aside(spare), args.yes)

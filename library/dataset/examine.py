@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from library.data import files, images
 from library.util.records import UserError
+from library.util.said import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +37,8 @@ class Seen:
     blur: float = 0.0
     """0 sharp to 1 blurred."""
     plain: bool = False
+    moves: bool = False
+    """An animation."""
     thumbnail: bytes = b""
     """JPEG."""
     fault: str = ""
@@ -58,14 +61,24 @@ def look(path: Path, thumbnail: int = THUMBNAIL) -> Seen:
     try:
         pixels = images.read(path, alpha=True)
     except UserError:
-        return Seen(header.size, header.orientation, fault="is broken: its end or a part of it is missing")
+        return Seen(header.size, header.orientation, fault=say("is broken: its end or a part of it is missing"))
     clear = float((pixels[..., 3] < 128).mean())
     whole = Image.fromarray(pixels[..., :3])
     small = whole.copy()
     small.thumbnail((LOOKED_AT, LOOKED_AT))
     plain = float(np.asarray(small, np.float32).std(axis=(0, 1)).max()) < PLAIN
     return Seen(header.size, header.orientation, clear, blur(np.asarray(small.convert("L"), np.float32)), plain,
-                _thumbnail(Image.fromarray(pixels), thumbnail))
+                _moves(path), _thumbnail(Image.fromarray(pixels), thumbnail))
+
+
+def _moves(path: Path) -> bool:
+    """Whether there is a second picture in the file."""
+    with files.opened(path) as image:
+        try:
+            image.seek(1)
+        except files.UNREADABLE + (EOFError,):
+            return False
+    return True
 
 
 def blur(grey_HW: np.ndarray) -> float:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from library.data import files
 from library.data.plan import DatasetPlan, Item
+from library.util.said import say
 
 from .examine import BLURRED, Seen
 from .places import Folder, PictureSet
@@ -69,22 +71,33 @@ def remarks(folder: Folder, item: Item | None, seen: Seen, tokens: int) -> list[
     """What is odd about a picture, the worst first."""
     if seen.fault:
         return [seen.fault]
-    found = []
+    found: list[str] = []
     if item is not None and seen.size is not None:
         bucket, resized = item.placement.bucket, item.placement.resized
         grown = max(bucket[0] / seen.size[0], bucket[1] / seen.size[1])
         cut = 1 - bucket[0] * bucket[1] / (resized[0] * resized[1])
-        found += [f"{'tiny' if grown > 2 else 'small'}: blown up {grown:.1f} times"] if grown > 1.25 else []
-        found += [f"{cut:.0%} cut off to fit its bucket"] if cut > 0.15 else []
-    found += ["shows nothing: one colour"] if seen.plain else []
-    found += [f"blurred ({seen.blur:.2f})"] if seen.blur > BLURRED and not seen.plain else []
-    found += [f"{seen.clear:.0%} transparent"] if seen.clear > 0 else []
-    found += ["turned upright by its camera's note"] if seen.orientation != 1 else []
+        if grown > 1.25:
+            found.append(say("tiny: blown up {times:.1f} times" if grown > 2 else "small: blown up {times:.1f} times", times=grown))
+        found += [say("{part:.0%} cut off to fit its bucket", part=cut)] if cut > 0.15 else []
+    found += [say("shows nothing: one colour")] if seen.plain else []
+    found += [say("blurred ({blur:.2f})", blur=seen.blur)] if seen.blur > BLURRED and not seen.plain else []
+    found += [say("{part:.0%} transparent", part=seen.clear)] if seen.clear > 0 else []
+    found += [say("turned upright by its camera's note")] if seen.orientation != 1 else []
+    found += [say("moves: only its first picture is used")] if seen.moves else []
     if item is not None and not folder.subset.is_reg:
-        found += [] if item.has_caption else ["no caption"]
-        found += ["empty caption"] if item.has_caption and not item.caption.strip() else []
-    found += [f"caption of {tokens} tokens, more than {CHUNK}"] if tokens > CHUNK else []
+        found += _on_caption(folder, item)
+    found += [say("caption of {tokens} tokens, more than {most}", tokens=tokens, most=CHUNK)] if tokens > CHUNK else []
     return found
+
+
+def _on_caption(folder: Folder, item: Item) -> list[str]:
+    """What is odd about a training picture's caption."""
+    if not item.has_caption:
+        return [say("no caption")]
+    file = folder.caption_of(item.path)
+    lines = sum(map(bool, files.read_caption(file).lines)) if file is not None and not folder.subset.enable_wildcard else 1
+    found = [say("only the first of its caption's {lines} lines is read", lines=lines)] if lines > 1 else []
+    return [*found, *([] if item.caption.strip() else [say("empty caption")])]
 
 
 def count_tokens(captions: Sequence[str]) -> list[int]:

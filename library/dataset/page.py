@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 
 from library.report import html
+from library.util.said import say
 
 STYLE = """
 .bar { position: sticky; top: 0; background: Canvas; padding: .6rem 0; z-index: 1; border-bottom: 1px solid var(--faint); }
@@ -38,7 +39,7 @@ function refresh() {
     card.classList.toggle('dropped', box(card).checked);
   }
   for (const group of document.querySelectorAll('.group')) group.hidden = !group.querySelector('.card:not([hidden])');
-  count.textContent = cards.filter(card => box(card).checked).length + ' of ' + cards.length + ' ticked';
+  count.textContent = count.dataset.words.replace('#', cards.filter(card => box(card).checked).length).replace('#', cards.length);
 }
 function tickShown(on) { for (const card of cards) if (!card.hidden) box(card).checked = on; refresh(); }
 function save() {
@@ -75,14 +76,18 @@ def page(title: str, root: str, above: str, groups: Sequence[Group]) -> str:
     """The page; ``above`` is HTML that stands before the pictures."""
     folders = sorted({card.folder for group in groups for card in group.cards})
     options = "".join(f"<option>{html.text(name)}</option>" for name in folders)
-    bar = ('<div class="bar"><input id="find" type="search" placeholder="find in names, captions, remarks"> '
-           '<label><input id="odd" type="checkbox"> only with remarks</label> '
-           f'<select id="folder"><option value="">all folders</option>{options}</select> '
-           '<button onclick="tickShown(true)">tick what is shown</button> <button onclick="tickShown(false)">untick</button> '
-           '<button onclick="save()"><b>Save drop list</b></button> <span id="count"></span></div>')
-    note = ('<p class="quiet">Tick what is to go, save the list, then: <code>python tools/dataset.py apply FOLDER drop-list.json '
-            "--yes</code> moves it aside (undo takes it back).</p>")
-    body = above + "<h2>Pictures</h2>" + note + bar + "".join(_group(group) for group in groups)
+    find, odd, all_folders, tick, untick, save, ticked = (html.text(words) for words in (
+        say("find in names, captions, remarks"), say("only with remarks"), say("all folders"), say("tick what is shown"),
+        say("untick what is shown"), say("Save drop list"), say("{ticked} of {all} ticked", ticked="#", all="#")))
+    bar = (f'<div class="bar"><input id="find" type="search" placeholder="{find}"> '
+           f'<label><input id="odd" type="checkbox"> {odd}</label> '
+           f'<select id="folder"><option value="">{all_folders}</option>{options}</select> '
+           f'<button onclick="tickShown(true)">{tick}</button> <button onclick="tickShown(false)">{untick}</button> '
+           f'<button onclick="save()"><b>{save}</b></button> <span id="count" data-words="{ticked}"></span></div>')
+    note = "<p class=\"quiet\">" + html.text(say(
+        "Tick what is to go, save the list, then move it aside with: {command} (undo takes it back)",
+        command="python tools/dataset.py apply FOLDER drop-list.json --yes")) + "</p>"
+    body = above + f"<h2>{html.text(say('Pictures'))}</h2>" + note + bar + "".join(_group(group) for group in groups)
     mark = f"document.body.dataset.root = {json.dumps(root).replace('<', chr(92) + 'u003c')};"
     return html.document(title, body, STYLE, mark + SCRIPT, wide=True)
 
@@ -94,10 +99,10 @@ def _group(group: Group) -> str:
 
 def _card(card: Card) -> str:
     source = f"data:image/jpeg;base64,{base64.b64encode(card.thumbnail).decode('ascii')}" if card.thumbnail else ""
-    image = f'<img alt="" src="{source}">' if source else "<p>(no picture)</p>"
+    image = f'<img alt="" src="{source}">' if source else f"<p>{html.text(say('(no picture)'))}</p>"
     lines = "".join(f"<div>{html.text(line)}</div>" for line in card.lines)
     marks = " ".join(f'<span class="remark">{html.text(one)}</span>' for one in card.remarks)
     name = card.picture.rsplit("/", 1)[-1]
     return (f'<div class="card{" best" if card.best else ""}" data-picture="{escape(card.picture)}" '
             f'data-folder="{escape(card.folder)}"><label>{image}<b><input type="checkbox"{" checked" if card.ticked else ""}> '
-            f"{html.text(name)}{' (best)' if card.best else ''}</b></label>{lines}{marks}</div>")
+            f"{html.text(name)}{html.text(say(' (best)')) if card.best else ''}</b></label>{lines}{marks}</div>")

@@ -9,11 +9,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from library.config import sections
+from library.data import files
 from library.data.arithmetic import Arithmetic, in_words, of_plan
+from library.data.found import listed
 from library.data.loading import step_plan
 from library.data.plan import DatasetPlan, ScanRules
 from library.data.scan import scan
 from library.report import html
+from library.util.said import say, together
 
 from . import tags
 from .examine import THUMBNAIL, look_at
@@ -26,6 +29,7 @@ from .shared import add_place, few, place, tell
 REPORT = "_report"
 EPOCHS = 10
 """Where nothing says how long the training is to be."""
+SEVERITIES = {"stop": say("stop"), "warn": say("warn"), "note": say("note")}
 MANY = 1500
 """Pictures from which thumbnails are made smaller, so that the page still opens."""
 
@@ -68,9 +72,11 @@ def work(args: argparse.Namespace) -> None:
         return
     for line in as_text(report, args.top):
         tell(line)
+    for size, count in buckets(report):
+        tell(say("bucket {size}: {count}", size=size, count=count))
     odd = [row for row in report.rows if row.remarks]
-    tell(f"{len(odd)} pictures with remarks" + (":" if odd else ""))
-    few([f"  {row.picture}: {'; '.join(row.remarks)}" for row in odd], "pictures", 20)
+    tell(say("{count:picture|pictures} with remarks", count=len(odd)))
+    few([say("  {picture}: {remarks}", picture=row.picture, remarks=together(row.remarks)) for row in odd], 20)
     tell(f"{folder / 'report.html'}, {folder / 'ledger.csv'}")
 
 
@@ -89,24 +95,56 @@ def make(data: PictureSet) -> Report:
 def as_text(report: Report, top: int) -> list[str]:
     """The report in lines."""
     training = [row for row in report.rows if not row.regularisation]
-    lines = [f"{len(training)} pictures to train on, {len(report.rows) - len(training)} for regularisation"]
+    lines: list[str] = [say("{count:picture|pictures} to train on, {reg} for regularisation", count=len(training),
+                            reg=len(report.rows) - len(training))]
     for folder in report.data.folders:
         inside = [row for row in report.rows if row.path.parent == folder.path]
-        lines.append(f"  {folder.path.name}: {len(inside)} pictures x {folder.subset.num_repeats}, "
-                     f"{sum(row.has_caption for row in inside)} captions" + (", regularisation" if folder.subset.is_reg else ""))
-    lines += [f"steps: {line}" for line in in_words(report.steps)]
+        kind = say(", regularisation") if folder.subset.is_reg else ""
+        lines.append(say("  {name}: {count:picture|pictures} x {repeats}, {captions:caption|captions}{kind}", name=folder.path.name,
+                         count=len(inside), repeats=folder.subset.num_repeats, kind=kind,
+                         captions=sum(row.has_caption for row in inside)))
+    lines += [say("steps: {line}", line=line) for line in in_words(report.steps)]
     if not (report.data.flags.given("max_train_epochs") or report.data.flags.given("max_train_steps")):
-        lines.append(f"  ({EPOCHS} epochs are assumed; --max_train_epochs, --train_batch_size say otherwise)")
-    for part in range(len(report.plan.parts)):
-        lines += [f"bucket {width}x{height}: {count}" for (width, height), count in report.plan.bucket_counts(part)]
+        lines.append(say("  ({epochs} epochs are assumed; --max_train_epochs, --train_batch_size say otherwise)", epochs=EPOCHS))
     tokens = [row.tokens for row in training if row.has_caption]
     if tokens:
-        lines.append(f"captions: {sum(tokens) / len(tokens):.0f} tokens on average, the longest {max(tokens)}")
+        lines.append(say("captions: {mean:.0f} tokens on average, the longest {longest}", mean=sum(tokens) / len(tokens),
+                         longest=max(tokens)))
     for name, counts in frequencies(report).items():
-        common = ", ".join(f"{tag} ({count})" for tag, count in counts.most_common(top))
-        lines += [f"tags of {name}: {common}"] if common else []
-    lines += [f"{one.severity}: {one.where}: {one.what}" for one in report.plan.problems if one.severity != "note"]
-    return lines
+        common = [f"{tag} ({count})" for tag, count in counts.most_common(top)]
+        lines += [say("tags of {name}: {tags}", name=name, tags=common)] if common else []
+    lines += [say("{severity}: {where}: {what}", severity=SEVERITIES[one.severity], where=one.where, what=one.what)
+              for one in report.plan.problems if one.severity != "note"]
+    return [*lines, *not_taken(report.data)]
+
+
+def not_taken(data: PictureSet) -> list[str]:
+    """Picture files of kinds that are not read, and captions whose picture is not there."""
+    endings: Counter[str] = Counter()
+    orphans: list[str] = []
+    for folder in data.folders:
+        names = {path.name for path in folder.path.iterdir()}
+        captions = {caption.name for path in folder.pictures() if (caption := folder.caption_of(path)) is not None}
+        kinds = {name: Path(name).suffix.lower() for name in names if Path(name).suffix.lower() in files.UNREAD_IMAGES}
+        unread = {name: kind for name, kind in kinds.items() if kind not in files.image_suffixes()}
+        endings.update(unread.values())
+        stems = {Path(name).stem for name in unread}
+        orphans += sorted(data.label(folder.path / name) for name in names - captions
+                          if Path(name).suffix == folder.subset.caption_extension and Path(name).stem not in stems)
+    found: list[str] = []
+    if endings:
+        found.append(say("warn: files of kinds that are not read: {kinds}. Save them as PNG or JPEG to train on them",
+                         kinds=[f"{count} {ending}" for ending, count in endings.items()]))
+    if orphans:
+        found.append(say("warn: {count:caption belongs|captions belong} to no picture: {names}", count=len(orphans),
+                         names=listed(orphans)))
+    return found
+
+
+def buckets(report: Report) -> list[tuple[str, int]]:
+    """(size, pictures with repeats)."""
+    return [(f"{width}x{height}", count) for part in range(len(report.plan.parts))
+            for (width, height), count in report.plan.bucket_counts(part)]
 
 
 def frequencies(report: Report) -> dict[str, Counter[str]]:
@@ -119,8 +157,7 @@ def frequencies(report: Report) -> dict[str, Counter[str]]:
 def as_json(report: Report) -> dict:
     """The report as plain values."""
     return {"root": str(report.data.root), "steps": asdict(report.steps), "arithmetic": in_words(report.steps),
-            "buckets": {f"{width}x{height}": count for part in range(len(report.plan.parts))
-                        for (width, height), count in report.plan.bucket_counts(part)},
+            "buckets": dict(buckets(report)),
             "tags": {name: dict(counts.most_common()) for name, counts in frequencies(report).items()},
             "problems": [asdict(one) for one in report.plan.problems],
             "pictures": [row.cells() for row in report.rows]}
@@ -128,18 +165,19 @@ def as_json(report: Report) -> dict:
 
 def as_page(report: Report, top: int) -> str:
     """The report with all thumbnails on one page."""
-    summary = "".join(f"<p>{html.text(line)}</p>" for line in as_text(report, 0) if not line.startswith("bucket "))
-    buckets = html.table(("bucket", "pictures x repeats"), [(f"{width}x{height}", str(count))
-                         for part in range(len(report.plan.parts))
-                         for (width, height), count in report.plan.bucket_counts(part)], (1,))
+    summary = "".join(f"<p>{html.text(line)}</p>" for line in as_text(report, 0))
+    sizes = html.table((say("bucket"), say("pictures x repeats")), [(size, str(count)) for size, count in buckets(report)], (1,))
     common = [(html.text(name), html.text(", ".join(f"{tag} ({count})" for tag, count in counts.most_common(top))))
               for name, counts in frequencies(report).items()]
-    above = html.sections([("", summary), ("Tags", html.table(("folder", "commonest tags"), common)),
-                           ("Buckets", f"<details><summary>sizes trained at</summary>{buckets}</details>")])
+    folded = f"<details><summary>{html.text(say('sizes trained at'))}</summary>{sizes}</details>"
+    above = html.sections([("", summary), (say("Tags"), html.table((say("folder"), say("commonest tags")), common)),
+                           (say("Buckets"), folded)])
     cards = tuple(Card(row.picture, row.folder, row.thumbnail, _lines(row), row.remarks) for row in report.rows)
-    return page(f"Pictures of {report.data.root.absolute().name}", str(report.data.root.absolute()), above, [Group("", cards)])
+    root = report.data.root.absolute()
+    return page(say("Pictures of {folder}", folder=root.name), str(root), above, [Group("", cards)])
 
 
 def _lines(row: Row) -> tuple[str, ...]:
     cells = row.cells()
-    return (f"{row.folder} x {row.repeats}, {cells['size']} -> {cells['bucket'] or '?'}, {row.tokens} tokens", row.caption)
+    return (say("{folder} x {repeats}, {size} -> {bucket}, {tokens:token|tokens}", folder=row.folder, repeats=row.repeats,
+                size=cells["size"], bucket=cells["bucket"] or "?", tokens=row.tokens), row.caption)

@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 
 from library.util.records import UserError
+from library.util.said import say
 
 from . import reshape
 from .journal import Change
 from .places import PictureSet, latent_caches
-from .shared import add_place, add_yes, few, settle, tell
+from .shared import add_place, add_yes, few, left_out, settle, tell
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +34,7 @@ def change_all(data: PictureSet, command: str, change: reshape.Reshape, args: ar
             before = reshape.read(path)
             after = change(before)
         except UserError as error:
-            tell(f"left out: {error}")
+            left_out(data, path, error)
             continue
         if after.shape == before.shape and np.array_equal(after, before):
             continue
@@ -49,6 +50,6 @@ def made(path: Path, change: reshape.Reshape, quality: int, ending: str | None =
 
 
 def finish(data: PictureSet, command: str, lines: Sequence[str], changes: Sequence[Change], yes: bool) -> None:
-    tell(f"{len(lines)} pictures change")
-    few(lines, "pictures", 20)
+    tell(say("{count:picture changes|pictures change}", count=len(lines)))
+    few(lines, 20)
     settle(data, command, changes, yes)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from library.util.command import tell
+from library.util.records import UserError
+from library.util.said import say
 
 from .journal import UNDO, Change, carry_out
 from .places import PictureSet, read_set
@@ -40,22 +43,27 @@ def place(args: argparse.Namespace, training: Sequence[str] = ()) -> PictureSet:
 def settle(data: PictureSet, command: str, changes: Sequence[Change], yes: bool) -> None:
     """Make the changes, or say how; the last lines of every command that changes files."""
     if not changes:
-        tell("Nothing to change.")
+        tell(say("Nothing to change."))
         return
     if not yes:
-        tell(f"{len(changes)} files would be changed. Nothing was: add --yes to do it.")
+        tell(say("{count:file|files} would be changed. Nothing was: add --yes to do it.", count=len(changes)))
         return
     folder = carry_out(data.root, command, changes)
-    tell(f"{len(changes)} files changed. What they were is in {data.label(folder)}; "
-         f'take it back with: python tools/dataset.py undo "{data.root}"')
+    tell(say('{count:file|files} changed. What was there before is in {folder}; take it back with: python tools/dataset.py undo '
+             '"{root}"', count=len(changes), folder=data.label(folder), root=data.root))
 
 
-def few(lines: Sequence[str], what: str, most: int = SHOWN) -> None:
+def few(lines: Sequence[str], most: int = SHOWN) -> None:
     """Show the first lines, and how many more there are."""
     for line in lines[:most]:
         tell(line)
     if len(lines) > most:
-        tell(f"... and {len(lines) - most} more {what}")
+        tell(say("... and {count} more", count=len(lines) - most))
 
 
-__all__ = ["UNDO", "add_place", "add_yes", "few", "place", "settle", "tell"]
+def left_out(data: PictureSet, path: Path, error: UserError) -> None:
+    """Name a picture that a command passes over, and why."""
+    tell(say("left out: {name}: {what}", name=data.label(path), what=error.problems[0].what))
+
+
+__all__ = ["UNDO", "add_place", "add_yes", "few", "left_out", "place", "settle", "tell"]

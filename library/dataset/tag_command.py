@@ -10,6 +10,7 @@ from pathlib import Path
 
 from library.data import files
 from library.util.records import UserError
+from library.util.said import say
 
 from . import tagger, tags
 from .journal import Change
@@ -70,7 +71,7 @@ def tag_all(args: argparse.Namespace, pictures: Sequence[Path]) -> dict[Path, li
     found: dict[Path, list[str]] = {}
     for path, one in model.tag(pictures, wanted, args.batch_size, args.max_data_loader_n_workers or 2):
         if isinstance(one, UserError):
-            tell(f"left out: {one}")
+            tell(say("left out: {name}: {what}", name=path, what=one.problems[0].what))
         else:
             found[path] = one
     if args.frequency_tags:
@@ -104,5 +105,5 @@ def work(args: argparse.Namespace) -> None:
     for picture, one in found.items():
         file = folders[picture].new_caption_of(picture)
         texts[picture] = file, caption_text(one, file, args)
-    few([f"{data.label(file)}\n  + {text}" for file, text in texts.values()], "captions")
+    few([f"{data.label(file)}\n  + {text}" for file, text in texts.values()])
     settle(data, "tag", changes(texts), args.yes)

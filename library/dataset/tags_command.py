@@ -8,6 +8,7 @@ from functools import partial, reduce
 from pathlib import Path
 
 from library.util.records import Problem, UserError
+from library.util.said import say, together
 
 from . import captions, slots, tags
 from .places import PictureSet
@@ -42,10 +43,13 @@ def work(args: argparse.Namespace) -> None:
     if len(separators) > 1:
         raise UserError(Problem(args.where, "Its folders separate tags by different signs.", "Give --folder, one after the other."))
     separator = separators.pop()
-    tell(f"{len(found)} captions in {len(data.folders)} folders" + (f"; {len(without)} pictures have none" if without else ""))
-    odd = [one for one in found if one.encoding != "utf-8-sig"]
+    tell(say("{count:caption|captions} in {folders:folder|folders}", count=len(found), folders=len(data.folders)))
+    if without:
+        tell(say("{count:picture has|pictures have} no caption", count=len(without)))
+    odd = {one.encoding: sum(other.encoding == one.encoding for other in found) for one in found if one.encoding != "utf-8-sig"}
     if odd:
-        tell(f"{len(odd)} captions are not UTF-8 (read as {odd[0].encoding}); those that are changed are written as UTF-8")
+        tell(say("{count:caption is|captions are} not UTF-8 (read as {encodings}); what is changed is written as UTF-8",
+                 count=sum(odd.values()), encodings=list(odd)))
     if args.check:
         check(data, found, _order(args, required=True), _keep(args))
         return
@@ -59,7 +63,7 @@ def work(args: argparse.Namespace) -> None:
         inside = [one for one in found if one.folder is folder]
         changed += captions.rewritten(inside, partial(_line, separator, change(inside, separator)))
     few([f"{data.label(one.file)}\n  - {one.first}\n  + {text.splitlines()[one.used[0]] if text.strip() else ''}"
-         for one, text in changed], "captions")
+         for one, text in changed])
     settle(data, "tags", captions.as_changes(changed), args.yes)
 
 
@@ -117,21 +121,21 @@ def check(data: PictureSet, found: list[captions.Caption], order: slots.Order | 
         for name in missing:
             places[name] += 1
         unplaced.append(order.unplaced(words, keep))
-        wrong = ["no " + ", no ".join(missing)] if missing else []
-        wrong += ["another order"] if order.sorted(words, keep) != words else []
+        wrong = [say("no {missing:or}", missing=missing)] if missing else []
+        wrong += [say("another order")] if order.sorted(words, keep) != words else []
         if wrong:
-            lines.append(f"{data.label(one.file)}: {'; '.join(wrong)}")
-    few(lines, "captions", 20)
+            lines.append(say("{name}: {remarks}", name=data.label(one.file), remarks=together(wrong)))
+    few(lines, 20)
     for name, count in places.items():
-        tell(f"slot {name}: missing in {count} of {len(found)} captions")
+        tell(say("slot {name}: missing in {count} of {all:caption|captions}", name=name, count=count, all=len(found)))
     strange = tags.frequencies(unplaced).most_common(10)
     if strange:
-        tell("tags of no slot: " + ", ".join(f"{tag} ({count})" for tag, count in strange))
+        tell(say("tags of no slot: {tags}", tags=[f"{tag} ({count})" for tag, count in strange]))
 
 
 def list_tags(name: str, found: list[list[str]], top: int) -> None:
     """The commonest tags of a folder, with their share of the captions."""
     counts = tags.frequencies(found)
-    tell(f"{Path(name)}: {len(counts)} tags in {len(found)} captions")
+    tell(say("{name}: {tags:tag|tags} in {count:caption|captions}", name=Path(name), tags=len(counts), count=len(found)))
     for tag, count in counts.most_common(top):
         tell(f"  {count:5d}  {count / len(found):4.0%}  {tag}")

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from library.util.records import Problem, UserError
+from library.util.said import say
 
 from .journal import undo
 from .shared import few, tell
@@ -22,5 +23,5 @@ def work(args: argparse.Namespace) -> None:
         raise UserError(Problem(args.where, "There is no such folder or file.", "Give what the command was given."))
     root = path if path.is_dir() else path.parent
     name, touched = undo(root, args.force)
-    tell(f"Taken back: {name}, {len(touched)} files.")
-    few([f"  {path.relative_to(root) if path.is_relative_to(root) else path}" for path in touched], "files")
+    tell(say("Taken back: {name}, {count:file|files}.", name=name, count=len(touched)))
+    few([f"  {path.relative_to(root) if path.is_relative_to(root) else path}" for path in touched])

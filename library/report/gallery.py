@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from library.report import html
+from library.util.said import say
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -89,8 +90,10 @@ def tables_part(tables: Sequence[Table]) -> str:
     """The tables with the controls that their style and script need."""
     side = max(photo.picture.width for table in tables for row in table.spots for spot in row for photo in spot.photos)
     cell = min(256, max(96, side))
-    bar = (f'<div class="bar"><label>picture size <input id="size" type="range" min="48" max="640" value="{cell}"></label>'
-           '<span class="quiet">click a picture to see it large; arrows go on, the wheel zooms, Esc closes</span></div>\n')
+    size = html.text(say("picture size"))
+    way = html.text(say("click a picture to see it large; arrows go on, the wheel zooms, Esc closes"))
+    bar = (f'<div class="bar"><label>{size} <input id="size" type="range" min="48" max="640" value="{cell}"></label>'
+           f'<span class="quiet">{way}</span></div>\n')
     large = '<div id="large"><img alt=""><p></p></div>\n'
     return f"<style>:root {{ --cell: {cell}px; }}</style>\n{bar}{''.join(_table(table) for table in tables)}{large}"
 

@@ -10,6 +10,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from library.util.language import language_of
+from library.util.said import Said, spoken
 from library.util.secrets import mask
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ figure { margin: 1rem 0; } figcaption { opacity: .8; }
 
 def document(title: str, body: str, style: str = "", script: str = "", wide: bool = False) -> str:
     """A whole page; ``body`` is HTML, ``title`` plain text."""
-    return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    return (f'<!DOCTYPE html>\n<html lang="{language_of()}">\n<head>\n<meta charset="utf-8">\n'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{text(title)}</title>\n'
             f"<style>{STYLE}{style}</style>\n</head>\n<body{' class=wide' if wide else ''}>\n<h1>{text(title)}</h1>\n{body}\n"
             + (f"<script>{script}</script>\n" if script else "") + "</body>\n</html>\n")
@@ -50,13 +52,13 @@ def write(path: Path, content: str) -> Path:
 
 
 def text(words: str) -> str:
-    """Plain words for a page; anything shaped like a token or key is masked."""
-    return escape(mask(words))
+    """Plain words for a page, sentences in the user's language; anything shaped like a token or key is masked."""
+    return escape(mask(spoken(words) if isinstance(words, Said) else words))
 
 
 def sections(parts: Iterable[tuple[str, str]]) -> str:
     """(heading, HTML) one below the other; those without content are left out."""
-    return "\n".join((f"<h2>{heading}</h2>\n" if heading else "") + content for heading, content in parts if content)
+    return "\n".join((f"<h2>{text(heading)}</h2>\n" if heading else "") + content for heading, content in parts if content)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: tuple[int, ...] = (), kind: str = "") -> str:
@@ -68,7 +70,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: tuple[int
 
     body = "\n".join(line("td", row) for row in rows)
     opening = f'<table class="{kind}">' if kind else "<table>"
-    return f"{opening}\n<thead>{line('th', head)}</thead>\n<tbody>\n{body}\n</tbody>\n</table>" if body else ""
+    above = line("th", [text(words) for words in head])
+    return f"{opening}\n<thead>{above}</thead>\n<tbody>\n{body}\n</tbody>\n</table>" if body else ""
 
 
 def link(path: Path, folder: Path) -> str:

@@ -11,6 +11,7 @@ from library.report.curves import response_svg, svg
 from library.report.final_words import duration, size
 from library.report.html import text as _text
 from library.report.record import BEFORE_AND_AFTER, LOSS_PLOT, DataLine, FileLine, RunReport
+from library.util.said import say
 
 
 def write_page(report: RunReport, path: Path | None = None) -> Path:
@@ -24,17 +25,17 @@ def page(report: RunReport, folder: Path | None = None) -> str:
     folder = folder or report.output_dir
     sections = [
         ("", _summary(report)),
-        ("Diagnosis", "".join(f"<p>{_text(line)}</p>" for line in report.diagnosis)),
-        ("Warnings", "".join(f'<p class="warning">{_text(warning)}</p>' for warning in report.warnings)),
-        ("Curves", svg(report) if report.losses else ""),
-        ("", "".join(html.figure(title, html.picture_file(path)) for title, path in report.pictures.items()
+        (say("Diagnosis"), "".join(f"<p>{_text(line)}</p>" for line in report.diagnosis)),
+        (say("Warnings"), "".join(f'<p class="warning">{_text(warning)}</p>' for warning in report.warnings)),
+        (say("Curves"), svg(report) if report.losses else ""),
+        ("", "".join(html.figure(say(title), html.picture_file(path)) for title, path in report.pictures.items()
                      if title != LOSS_PLOT and _shown(path))),
-        ("Slider", _slider(report)),
-        ("Samples over time", _samples(report)),
-        ("Files", _files(report, folder)),
-        ("Data", _data(report)),
-        ("Settings", _settings(report)),
-        ("The same run again", f"<pre>{_text(report.command)}</pre>" if report.command else ""),
+        (say("Slider"), _slider(report)),
+        (say("Samples over time"), _samples(report)),
+        (say("Files"), _files(report, folder)),
+        (say("Data"), _data(report)),
+        (say("Settings"), _settings(report)),
+        (say("The same run again"), f"<pre>{_text(report.command)}</pre>" if report.command else ""),
     ]
     return html.document(report.name, html.sections(sections))
 
@@ -44,18 +45,19 @@ def _slider(report: RunReport) -> str:
     if not report.slider:
         return ""
     rows = [(f"{strength:+g}", f"{response:+.3f}") for strength, response in report.slider]
-    table = html.table(("strength", "effect"), rows, (0, 1))
+    table = html.table((say("strength"), say("effect")), rows, (0, 1))
     return response_svg(report.slider) + table + "".join(f"<p>{_text(line)}</p>" for line in report.slider_words)
 
 
 def _summary(report: RunReport) -> str:
-    facts = [f"{report.steps} steps", f"{report.epochs} epoch{'' if report.epochs == 1 else 's'}",
-             duration(report.seconds)]
+    facts: list[str] = [say("{steps:step|steps}", steps=report.steps), say("{epochs:epoch|epochs}", epochs=report.epochs),
+                        duration(report.seconds)]
     if report.losses:
         last = report.losses[-max(1, len(report.losses) // 10):]
-        facts.append(f"mean loss of the last tenth {sum(last) / len(last):.4f}")
-    lines = [", ".join(facts) + (f", stopped early: {report.stopped}" if report.stopped else "")]
-    lines += [f"Base model: {report.base_model} ({report.family})"] if report.base_model else []
+        facts.append(say("mean loss of the last tenth {loss:.4f}", loss=sum(last) / len(last)))
+    facts += [say("stopped early: {stopped}", stopped=report.stopped)] if report.stopped else []
+    lines: list[str] = [say("{facts}", facts=facts)]
+    lines += [say("Base model: {model} ({family})", model=report.base_model, family=report.family)] if report.base_model else []
     lines += [report.program] if report.program else []
     return "".join(f"<p>{_text(line)}</p>" for line in lines)
 
@@ -68,8 +70,8 @@ def _samples(report: RunReport) -> str:
 
 
 def _files(report: RunReport, folder: Path) -> str:
-    head = ("file", "epoch", "step", "size", "loads in", "sha256")
-    states = "".join(f"<p>State to go on from with --resume: <code>{_text(str(state))}</code></p>"
+    head = (say("file"), say("epoch"), say("step"), say("size"), say("loads in"), "sha256")
+    states = "".join(f"<p>{_text(say('State to go on from with --resume:'))} <code>{_text(str(state))}</code></p>"
                      for state in report.states[-1:])
     return html.table(head, [_file(line, folder) for line in report.files], (1, 2, 3)) + states
 
@@ -77,31 +79,32 @@ def _files(report: RunReport, folder: Path) -> str:
 def _file(line: FileLine, folder: Path) -> tuple[str, ...]:
     number = ["" if count is None else str(count) for count in (line.epoch, line.step)]
     return (f'<a href="{escape(html.link(line.path, folder))}">{_text(line.path.name)}</a>', *number, size(line.bytes),
-            _text(", ".join(line.loads_in)), f'<code class="hash">{escape(line.sha256)}</code>')
+            _text(say("{programs}", programs=list(line.loads_in))), f'<code class="hash">{escape(line.sha256)}</code>')
 
 
 def _data(report: RunReport) -> str:
-    head = ("folder", "pictures", "captions", "repeats", "an epoch", "")
+    head = (say("folder"), say("pictures"), say("captions"), say("repeats"), say("an epoch"), "")
     folders = html.table(head, [_folder(line) for line in report.data], (1, 2, 3, 4))
-    return folders + html.table(("bucket", "pictures"), ((_text(name), str(count)) for name, count in report.buckets), (1,))
+    sizes = ((_text(name), str(count)) for name, count in report.buckets)
+    return folders + html.table((say("bucket"), say("pictures")), sizes, (1,))
 
 
 def _folder(line: DataLine) -> tuple[str, ...]:
-    remarks = ["regularisation"] if line.is_reg else []
-    remarks += [f"strength {line.strength:+g}"] if line.strength is not None else []
+    remarks = [say("regularisation")] if line.is_reg else []
+    remarks += [say("strength {strength:+g}", strength=line.strength)] if line.strength is not None else []
     return (_text(line.folder), str(line.pictures), str(line.captions), str(line.repeats),
-            str(line.pictures * line.repeats), ", ".join(remarks))
+            str(line.pictures * line.repeats), _text(say("{remarks}", remarks=remarks)))
 
 
 def _settings(report: RunReport) -> str:
     """Settings that somebody chose first and open, defaults folded away."""
     def table(defaults: bool) -> str:
         chosen = [line for line in report.settings if (line.origin == "default") is defaults]
-        return html.table(("setting", "value", "from"), (
+        return html.table((say("setting"), say("value"), say("from")), (
             (f"<code>{_text(line.name)}</code>", f"<code>{_text(line.value)}</code>",
              f'<span class="quiet">{_text(line.origin)}</span>') for line in chosen))
     defaults = table(True)
-    return table(False) + (f"<details><summary>Defaults</summary>\n{defaults}\n</details>" if defaults else "")
+    return table(False) + (f"<details><summary>{_text(say('Defaults'))}</summary>\n{defaults}\n</details>" if defaults else "")
 
 
 def _shown(path: Path) -> bool:

@@ -88,7 +88,7 @@ class Checkup:
     def _open(self, argv: Sequence[str]) -> evidence.Bench:
         known = evidence.known(argv)
         model = known.config.model
-        self.tell(f"loading {model.source} ...")
+        self.tell(say("loading {model} ...", model=model.source))
         values = model.options | {"clip_skip": model.clip_skip}
         drawing = open_model(Asked(model.source, values, model.vae, self.device))
         return evidence.bench(known, drawing, self.pictures)
@@ -133,5 +133,5 @@ def in_a_row(checked: Sequence[Checked]) -> list[str]:
         lines.append(f"{name:40} {one.verdict.kind:13} " + " ".join(cells))
     if good:
         best = max(good, key=lambda one: one.verdict.figures["gain"] - max(0.0, one.verdict.figures.get("loss on others", 1.0) - 1))
-        lines.append(f"to take: {names[checked.index(best)]}, which gains most for what it harms")
+        lines.append(say("to take: {name}, which gains most for what it harms", name=names[checked.index(best)]))
     return lines

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from library.util.said import say
+from library.util.said import say, together
 
 if TYPE_CHECKING:
     from library.study.trial import Curve
@@ -192,13 +192,6 @@ def _figures_in_words(evidence: Evidence) -> str:
     if evidence.others is not None:
         words.append(say("on {others} {loss:.2f}", others=evidence.others_are, loss=evidence.others.at(1.0)))
     return together(words)
-
-
-def together(sentences: Sequence[str]) -> str:
-    """One line of one or more sentences, each of which can still be given in another language."""
-    if len(sentences) == 1:
-        return sentences[0]
-    return say("{one}; {more}", one=sentences[0], more=together(sentences[1:]))
 
 
 # --------------------------------------------------------------------------------------------------------------- rules

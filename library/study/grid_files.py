@@ -13,6 +13,7 @@ from library.report import gallery, html, sheet
 from library.sample.images import describe, save_png
 from library.study.axes import Axis
 from library.study.grid import Grid, Score, Shown
+from library.util.said import say
 from library.util.secrets import mask
 
 
@@ -79,9 +80,10 @@ def page(grid: Grid, model: str, title: str) -> str:
                              for y, row in enumerate(rows)]) for z, (name, rows) in enumerate(_tables(grid))]
     first = next(iter(grid.cells.values())).lines[0]
     intro = f'<p class="quiet">{html.text(model)} · {html.text(describe(first)).replace(chr(10), " · ")}</p>\n'
-    intro += f"<p>{suggestion(grid)}</p>\n" if grid.suggested is not None else ""
+    intro += f"<p>{html.text(suggestion(grid))}</p>\n" if grid.suggested is not None else ""
     settings = escape(mask(json.dumps(as_json(grid, model), ensure_ascii=False, indent=1)))
-    return gallery.page(title, intro, tables, f"<details><summary>All settings</summary><pre>{settings}</pre></details>\n")
+    folded = f"<details><summary>{html.text(say('All settings'))}</summary><pre>{settings}</pre></details>\n"
+    return gallery.page(title, intro, tables, folded)
 
 
 def suggestion(grid: Grid) -> str:
@@ -90,11 +92,11 @@ def suggestion(grid: Grid) -> str:
     z, y, x = grid.suggested
     labels = [label for axis, number in ((grid.plan.z, z), (grid.plan.y, y), (grid.plan.x, x))
               if (label := _labels(axis)[number])]
-    return html.text(f"To look at first (framed): {', '.join(labels)}: {grid.why}.")
+    return say("To look at first (framed): {cell}: {why}.", cell=labels, why=grid.why)
 
 
 def _spot(one: Shown, best: bool) -> gallery.Spot:
-    loras = ", ".join(f"{path.stem}:{strength:g}" for path, strength in one.cell.loras) or "no LoRA"
+    loras = ", ".join(f"{path.stem}:{strength:g}" for path, strength in one.cell.loras) or say("no LoRA")
     photos = [gallery.Photo(picture, f"{loras} · {describe(line)}".replace("\n", " · "))
               for picture, line in zip(one.pictures, one.lines, strict=True)]
     return gallery.Spot(photos, "" if one.score is None else _words(one.score), best)

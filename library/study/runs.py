@@ -162,7 +162,7 @@ class Study:
 def perform(study: Study, gpus: Sequence[str] = (), tell: Callable[[str], None] = print) -> None:
     """Run what has not finished yet: one after another, or one on each of ``gpus``. A failed run ends nothing."""
     left = [run for run in study.runs if (study.state(run) or {"code": 1})["code"] != 0]
-    tell(f"{len(study.runs)} runs, {len(study.runs) - len(left)} of them finished before")
+    tell(say("{count:run|runs}, {before} of them finished before", count=len(study.runs), before=len(study.runs) - len(left)))
     free: SimpleQueue[str] = SimpleQueue()
     for gpu in gpus or ("",):
         free.put(gpu)
@@ -170,8 +170,8 @@ def perform(study: Study, gpus: Sequence[str] = (), tell: Callable[[str], None] 
     def one(run: Run) -> None:
         gpu = free.get()
         try:
-            tell(f"{run.name}: started" + (f" on GPU {gpu}" if gpu else ""))
-            tell(f"{run.name}: {_perform(study, run, gpu)}")
+            tell(say("{name}: started on GPU {gpu}" if gpu else "{name}: started", name=run.name, gpu=gpu))
+            tell(say("{name}: {outcome}", name=run.name, outcome=_perform(study, run, gpu)))
         finally:
             free.put(gpu)
 
@@ -189,4 +189,4 @@ def _perform(study: Study, run: Run, gpu: str) -> str:
     cause = mask(lines[-1].strip()[:300]) if code and lines else ""
     write_text(files.mark, json.dumps({"print": study.print_of(run), "settings": dict(run.settings), "code": code,
                                        "cause": cause}, ensure_ascii=False))
-    return f"failed ({cause}); its console is in {files.console}" if code else "done"
+    return say("failed ({cause}); its console is in {file}", cause=cause, file=files.console) if code else say("done")

@@ -17,7 +17,9 @@ from library.sample.images import describe
 from library.study.grid import Grid
 from library.study.runs import Run, Study
 from library.util.records import UserError
+from library.util.said import say
 
+DONE = say("done")
 SORT = """
 document.querySelectorAll('table.sorted th').forEach((head, column) => head.addEventListener('click', () => {
   const table = head.closest('table'), body = table.tBodies[0], way = head.dataset.way === 'up' ? -1 : 1;
@@ -36,6 +38,7 @@ class Outcome:
     run: Run
     state: str
     """``done``, ``failed: ...``, ``not run yet``."""
+    failed: bool = False
     losses: tuple[float, ...] = ()
     health: str = ""
     norm: float = math.nan
@@ -64,16 +67,19 @@ def outcome(study: Study, run: Run) -> Outcome:
     """Read what a run left on the disk."""
     files, state = run.files(study.folder, study.base["output_name"] or ""), study.state(run)
     if state is None or state["code"]:
-        return Outcome(run, "not run yet" if state is None else f"failed: {state['cause']}", _losses(files.journal))
+        words = say("not run yet") if state is None else say("failed: {cause}", cause=state["cause"])
+        return Outcome(run, words, state is not None, _losses(files.journal))
     try:
         report = examine.examine(file.read(files.lora))
     except UserError as error:
-        return Outcome(run, "done", _losses(files.journal), error.problems[0].what)
+        return Outcome(run, DONE, False, _losses(files.journal), error.problems[0].what)
     counts: dict[str, int] = {}
     for layer in report.faults:
         counts[layer.fault] = counts.get(layer.fault, 0) + 1
-    health = ", ".join(f"{count} of {len(report.layers)} layers {fault}" for fault, count in counts.items()) or "good"
-    return Outcome(run, "done", _losses(files.journal), health, math.sqrt(sum(norm ** 2 for norm in report.blocks.values())))
+    faults = [say("{count} of {layers} layers {fault}", count=count, layers=len(report.layers), fault=fault)
+              for fault, count in counts.items()]
+    health = say("{faults}", faults=faults) if faults else say("good")
+    return Outcome(run, DONE, False, _losses(files.journal), health, math.sqrt(sum(norm ** 2 for norm in report.blocks.values())))
 
 
 def _losses(journal: Path) -> tuple[float, ...]:
@@ -85,12 +91,13 @@ def _losses(journal: Path) -> tuple[float, ...]:
 def page(found: Outcomes) -> str:
     """The page as text. Nothing of it depends on when or how often the study was broken off."""
     name = found.study.base["output_name"] or "study"
-    parts = [("Loss", _curves(found.outcomes)), ("All runs", _table(found.outcomes)), ("Pictures", _pictures(found)),
-             ("Settings common to all", _common(found.study))]
-    done = sum(one.state == "done" for one in found.outcomes)
-    intro = f"<p>{len(found.outcomes)} runs, {done} done; base settings: {html.text(found.study.config.name)}</p>\n"
-    body = intro + html.sections(parts)
-    return html.document(f"{name}: study", body, gallery.STYLE + STYLE, (gallery.SCRIPT if found.grid else "") + SORT, wide=True)
+    parts = [(say("Loss"), _curves(found.outcomes)), (say("All runs"), _table(found.outcomes)),
+             (say("Pictures"), _pictures(found)), (say("Settings common to all"), _common(found.study))]
+    intro = html.text(say("{count:run|runs}, {done} done; base settings: {file}", count=len(found.outcomes),
+                          done=sum(one.state == DONE for one in found.outcomes), file=found.study.config.name))
+    body = f"<p>{intro}</p>\n" + html.sections(parts)
+    script = (gallery.SCRIPT if found.grid else "") + SORT
+    return html.document(say("{name}: study", name=name), body, gallery.STYLE + STYLE, script, wide=True)
 
 
 def _curves(outcomes: Sequence[Outcome]) -> str:
@@ -122,7 +129,8 @@ def _curves(outcomes: Sequence[Outcome]) -> str:
 def _table(outcomes: Sequence[Outcome]) -> str:
     """One row for each run, the lowest last loss first; a click on a heading sorts by it."""
     flags = [name for name, _ in outcomes[0].run.settings]
-    head = ("run", *flags, "loss at the end", "steps", "norm of the change", "pictures from base", "file", "state")
+    head = (say("run"), *flags, say("loss at the end"), say("steps"), say("norm of the change"), say("pictures from base"),
+            say("file"), say("state"))
     ordered = sorted(outcomes, key=lambda one: (math.isnan(one.last_loss), one.last_loss if one.losses else 0, one.run.name))
     rows = [(html.text(one.run.name), *(html.text(value) for _, value in one.run.settings), _number(one.last_loss, 5),
              str(len(one.losses)), _number(one.norm, 4), _number(math.nan if one.distance is None else one.distance, 3),
@@ -150,7 +158,8 @@ def _common(study: Study) -> str:
     varied = {name for run in study.runs for name, _ in run.settings}
     lines: list[tuple[str, Any]] = [(name, value) for name, value in study.base.changed().items()
                                     if name not in varied and name not in ("output_dir", "output_name", "config_file")]
-    table = html.table(("setting", "value"), ((f"<code>{name}</code>", f"<code>{html.text(str(value))}</code>")
+    table = html.table((say("setting"), say("value")), ((f"<code>{name}</code>", f"<code>{html.text(str(value))}</code>")
                                               for name, value in lines))
-    further = f"<p>and for every run: <code>{html.text(' '.join(study.further))}</code></p>" if study.further else ""
-    return f"<details><summary>{len(lines)} settings</summary>{table}{further}</details>"
+    words = html.text(say("and for every run:"))
+    further = f"<p>{words} <code>{html.text(' '.join(study.further))}</code></p>" if study.further else ""
+    return f"<details><summary>{html.text(say('{count:setting|settings}', count=len(lines)))}</summary>{table}{further}</details>"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from library.util import frame, log
 from library.util.language import language_of
 from library.util.records import Problem, UserError
-from library.util.said import say
+from library.util.said import say, spoken
 from library.util.secrets import mask
 
 
@@ -46,5 +46,5 @@ def _of_disk(error: OSError) -> Problem:
 
 
 def tell(text: str) -> None:
-    """A line for the user, on any console."""
-    print(mask(frame.printable(text, sys.stdout.encoding)), flush=True)
+    """A line for the user, on any console; a sentence made by ``say`` in the user's language."""
+    print(mask(frame.printable(spoken(text), sys.stdout.encoding)), flush=True)

@@ -39,6 +39,13 @@ def say(template: str, /, **values: Any) -> Said:
     return said
 
 
+def together(sentences: Sequence[str]) -> str:
+    """One line of one or more sentences, each of which can still be given in another language."""
+    if len(sentences) == 1:
+        return sentences[0]
+    return say("{one}; {more}", one=sentences[0], more=together(sentences[1:]))
+
+
 def in_language(text: str, language: str) -> str:
     """Give a sentence in a language; one that the language's table lacks stays English."""
     if language == "en":

@@ -42,11 +42,15 @@ def train(tmp_path: Path) -> Path:
     made_up(2, (768, 512)).save(folder / "turned.jpg", exif=turned)
     (folder / "broken.png").write_bytes((folder / "good.png").read_bytes()[:5000])
     (folder / "page.png").write_text("<html>not found</html>", encoding="utf-8")
+    made_up(3).save(folder / "moves.webp", save_all=True, append_images=[made_up(4)])
+    (folder / "moves.txt").write_bytes("zobi, running\r\na second line\r\n".encode("utf-8-sig"))
+    (folder / "scan.tiff").write_bytes(b"II*\0")
+    (folder / "gone.txt").write_text("zobi", encoding="utf-8")
     return tmp_path / "train"
 
 
 EXPECTED = {"tiny": "blown up", "bare": "no caption", "soft": "blurred", "clear": "50% transparent", "plain": "one colour",
-            "turned": "camera's note", "broken": "is broken", "page": "web page"}
+            "turned": "camera's note", "broken": "is broken", "page": "web page", "moves": "only its first picture is used; only the first of its caption's 2 lines"}
 
 
 def test_what_is_odd_about_a_picture_is_in_its_remarks(train, capsys):
@@ -57,14 +61,29 @@ def test_what_is_odd_about_a_picture_is_in_its_remarks(train, capsys):
     for name, words in EXPECTED.items():
         assert words in remarks[name], (name, remarks[name])
     assert "tokens, more than 75" in remarks["tiny"]
-    assert report["steps"]["steps"] == 8 * 10 * 2 and report["tags"]["10_ぞび"]["zobi"] == 2
+    assert report["steps"]["steps"] == 9 * 10 * 2 and report["tags"]["10_ぞび"]["zobi"] == 3
+
+
+def test_files_that_training_passes_over_are_named(train, capsys):
+    assert run("report", train) == 0
+    told = capsys.readouterr().out
+    assert "kinds that are not read: 1 .tiff." in told and "1 caption belongs to no picture: 10_ぞび/gone.txt" in told
+
+
+def test_report_and_page_are_japanese_where_the_locale_is(train, capsys, monkeypatch):
+    monkeypatch.setenv("PREFLIGHT_LANGUAGE", "ja")
+    assert run("report", train) == 0
+    page = (train / "_report" / "report.html").read_text(encoding="utf-8")
+    assert "キャプションがありません" in capsys.readouterr().out and "キャプションがありません" in page
+    assert '<html lang="ja">' in page and not re.search(r">(Tags|Pictures|Buckets|folder|Save drop list)<", page)
+    assert "no caption" in (train / "_report" / "ledger.csv").read_text(encoding="utf-8-sig")
 
 
 def test_the_ledger_has_a_row_for_every_picture_and_opens_in_a_spreadsheet(train, capsys):
     run("report", train)
     content = (train / "_report" / "ledger.csv").read_bytes()
     rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"))))
-    assert content.startswith(b"\xef\xbb\xbf") and len(rows) == 9
+    assert content.startswith(b"\xef\xbb\xbf") and len(rows) == 10
     turned = next(row for row in rows if row["picture"] == "10_ぞび/turned.jpg")
     assert (turned["folder"], turned["repeats"], turned["size"], turned["bucket"]) == ("10_ぞび", "10", "512x768", "384x640")
     assert "10 epochs are assumed" in capsys.readouterr().out
@@ -73,7 +92,7 @@ def test_the_ledger_has_a_row_for_every_picture_and_opens_in_a_spreadsheet(train
 def test_pages_need_no_network(train):
     run("report", train)
     page = (train / "_report" / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/jpeg") == 7 and not re.search(r"(src|href)=\"(?!data:)", page)
+    assert page.count("data:image/jpeg") == 8 and not re.search(r"(src|href)=\"(?!data:)", page)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
@@ -89,7 +108,7 @@ def test_a_browser_shows_the_page_and_its_drop_list_is_applied(train, tmp_path, 
                           capture_output=True, text=True, encoding="utf-8", timeout=100, check=False)
     body = re.search(r"<body[^>]*>(.*)</body>", done.stdout, re.S)[1]
     names, ticked, shown = body.split("|")
-    assert ticked == "1 of 9 ticked" and int(shown) == 7
+    assert ticked == "1 of 10 ticked" and int(shown) == 8
     (tmp_path / "drop-list.json").write_text(names, encoding="utf-8")
     assert run("apply", train, tmp_path / "drop-list.json", "--yes") == 0
     assert not (train / "10_ぞび" / "plain.png").exists() and (train / "10_ぞび" / "good.png").exists()

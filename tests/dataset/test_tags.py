@@ -120,4 +120,4 @@ def test_a_data_sets_file_and_a_folder_of_pictures_are_places_too(train, tmp_pat
                     encoding="utf-8")
     for where in (file, train / FOLDER):
         assert run("tags", where) == 0
-        assert "2 captions in 1 folders" in capsys.readouterr().out
+        assert "2 captions in 1 folder\n" in capsys.readouterr().out

@@ -81,6 +81,15 @@ def test_the_page_shows_settings_with_origins_data_files_warnings_and_command(re
         assert words in text, words
 
 
+def test_the_page_is_japanese_where_the_locale_is(report, monkeypatch):
+    monkeypatch.setenv("PREFLIGHT_LANGUAGE", "ja")
+    shown = page(report)
+    assert '<html lang="ja">' in shown and "20 ステップ、2 エポック" in shown and "ComfyUI、Forge、diffusers" in shown
+    headings = set(re.findall(r"<(?:h2|th|summary)[^>]*>([^<]+)<", shown))
+    assert {"曲線", "データ", "設定", "読み込めるソフト", "同じ学習をもう一度実行する"} <= headings
+    assert [words for words in headings if re.fullmatch(r"[A-Za-z ]+", words)] == []
+
+
 def test_the_page_holds_every_picture_itself(report):
     assert page(report).count("data:image/png;base64,") == len(over_time(report.samples)) == 2
 
