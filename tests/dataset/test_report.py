@@ -50,7 +50,8 @@ def train(tmp_path: Path) -> Path:
 
 
 EXPECTED = {"tiny": "blown up", "bare": "no caption", "soft": "blurred", "clear": "50% transparent", "plain": "one colour",
-            "turned": "camera's note", "broken": "is broken", "page": "web page", "moves": "only its first picture is used; only the first of its caption's 2 lines"}
+            "turned": "camera's note", "broken": "is broken", "page": "web page",
+            "moves": "only its first picture is used; only the first of its caption's 2 lines"}
 
 
 def test_what_is_odd_about_a_picture_is_in_its_remarks(train, capsys):
