@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import datetime
+from itertools import count
 from typing import Any
 
 from library.config.run_config import RunConfig, SubsetConfig
@@ -156,18 +157,19 @@ def _of_data(run: RunConfig, facts: RunFacts) -> dict[str, Any]:
     }
     if not facts.datasets:
         return common
-    return {**common, **(_folder_mode(facts.datasets[0]) if run.data.folder_mode else _config_mode(facts))}
+    return {**common, **(_folder_mode(facts) if run.data.folder_mode else _config_mode(facts))}
 
 
 def _first_subset(facts: RunFacts) -> SubsetConfig:
     return next((s.config for d in facts.datasets for s in d.subsets), SubsetConfig(image_dir=None))
 
 
-def _folder_mode(data: DatasetFacts) -> dict[str, Any]:
+def _folder_mode(facts: RunFacts) -> dict[str, Any]:
+    data = facts.datasets[0]
     part, subset = data.config, next((s.config for s in data.subsets), SubsetConfig(image_dir=None))
     return {
         "ss_batch_size_per_device": part.batch_size,
-        "ss_total_batch_size": part.batch_size,
+        "ss_total_batch_size": part.batch_size * facts.batches_per_step,
         "ss_resolution": tuple(part.resolution),
         "ss_color_aug": subset.color_aug,
         "ss_flip_aug": subset.flip_aug,
@@ -204,11 +206,17 @@ def _config_mode(facts: RunFacts) -> dict[str, Any]:
         for folder, tags in data.tag_frequency.items():
             # A folder that two data sets share is counted once: the same captions stand behind both.
             frequency.setdefault(folder, dict(tags))
-        for name, entry in _dirs(data.subsets, is_reg=False).items():
-            entry["n_repeats"] += dirs.get(name, {}).get("n_repeats", 0)
-            dirs[name] = entry
+        for subset in data.subsets:
+            if not subset.config.is_reg:
+                dirs[_free_name(subset.name, dirs)] = {"n_repeats": subset.config.num_repeats, "img_count": subset.img_count}
     return {"ss_datasets": [_dataset_record(d) for d in facts.datasets], "ss_tag_frequency": frequency,
             "ss_dataset_dirs": dirs}
+
+
+def _free_name(name: str, taken: Mapping[str, Any]) -> str:
+    """``name``, or ``name (2)``, ``name (3)``, ... where several subsets bear it (kohya's way)."""
+    names = (name if number == 1 else f"{name} ({number})" for number in count(1))
+    return next(one for one in names if one not in taken)
 
 
 def _dataset_record(data: DatasetFacts) -> dict[str, Any]:

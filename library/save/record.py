@@ -79,6 +79,8 @@ class RunFacts:
     network_dim: int | None = None
     """The dim in use (kohya's default of 4 is written as ``None`` where none was typed)."""
     num_validation_images: int = 0
+    batches_per_step: int = 1
+    """Batches that one optimizer step sees: accumulated ones times processes."""
     version: str = "(unknown)"
     """This program's version, where kohya writes its commit."""
     extra: Mapping[str, Any] = field(default_factory=dict)

@@ -76,6 +76,24 @@ def test_dataset_config_mode_writes_every_key_and_value_as_kohya():
     _compare(metadata.build(run, facts, Moment(1, 2, 1795228761.9058878)), BY_CONFIG)
 
 
+def test_a_folder_that_several_subsets_train_on_is_listed_once_for_each():
+    run, facts, moment = _main_run()
+    data = facts.datasets[0]
+    girl = data.subsets[0]
+    again = SubsetFacts(replace(girl.config, num_repeats=2), 4)
+    facts = replace(facts, datasets=(replace(data, subsets=(girl, again)), replace(data, subsets=(again,))))
+    got = metadata.build(replace(run, data=replace(run.data, folder_mode=False)), facts, moment)
+    assert json.loads(got["ss_dataset_dirs"]) == {
+        "10_riho girl": {"n_repeats": 10, "img_count": 5}, "10_riho girl (2)": {"n_repeats": 2, "img_count": 4},
+        "10_riho girl (3)": {"n_repeats": 2, "img_count": 4}}
+
+
+def test_the_total_batch_counts_accumulated_batches_and_processes():
+    run, facts, moment = _main_run()
+    got = metadata.build(run, replace(facts, batches_per_step=6), moment)
+    assert (got["ss_batch_size_per_device"], got["ss_total_batch_size"]) == ("1", "6")
+
+
 def test_no_metadata_keeps_what_readers_need():
     run, facts, moment = _main_run()
     run = replace(run, save=replace(run.save, no_metadata=True), network=replace(run.network, args={"conv_dim": "4"}))
