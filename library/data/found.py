@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,15 @@ def listed(names: Iterable[str], most: int = 5) -> str:
 
 
 def nearest_existing(path: Path) -> str:
-    """A remedy for a path that is not there: how much of it exists, and what is there instead."""
-    existing = next((parent for parent in path.parents if parent.is_dir()), None)
+    """A remedy for a path that is not there: how much of it exists, and what is there instead, the likely names first."""
+    turned = Path(str(path).replace("\\", "/"))
+    if turned != path and turned.exists():
+        return say('"{path}" is there: on this system folders are separated by "/".', path=turned)
+    depth, existing = next(((d, parent) for d, parent in enumerate(path.parents) if parent.is_dir()), (0, None))
     if existing is None:
         return "Check the path; a relative one counts from the folder in which you started the program."
-    inside = listed(sorted(child.name for child in existing.iterdir() if child.is_dir())) or say("no folders")
+    names = sorted(child.name for child in existing.iterdir() if child.is_dir())
+    likely = get_close_matches(path.parts[-1 - depth], names)
+    inside = listed(dict.fromkeys((*likely, *names))) or say("no folders")
     return say('"{folder}" exists; in it there are: {inside}.',
                folder=existing if str(existing) != "." else Path.cwd(), inside=inside)

@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 import shutil
 from dataclasses import replace
@@ -10,6 +11,7 @@ from PIL import Image
 from library.config.run_config import DatasetConfig, SubsetConfig
 from library.data import metadata
 from library.data.files import numbered_folders, pictures, read_caption, read_header
+from library.data.found import nearest_existing
 from library.data.scan import scan
 from tests.data_room.made import PART, RULES, TEMPLATE, folder_config, folder_plan, picture, subsets_plan
 
@@ -77,6 +79,18 @@ def test_a_path_that_is_not_there_is_told_by_its_nearest_part(tmp_path):
     (tmp_path / "pictures").mkdir()
     plan = folder_plan(tmp_path)
     assert plan.problems[0].severity == "stop" and "pictures" in plan.problems[0].remedy
+
+
+def test_of_many_folders_the_likely_ones_are_named_first(tmp_path):
+    for name in (*(f"a{number}" for number in range(9)), "train data"):
+        (tmp_path / name).mkdir()
+    assert "there are: train data, a0" in nearest_existing(tmp_path / "trian data" / "10_x")
+
+
+@pytest.mark.skipif(os.sep == "\\", reason="there a backslash separates folders")
+def test_a_path_of_windows_is_found_with_slashes(tmp_path):
+    (tmp_path / "train" / "10_x").mkdir(parents=True)
+    assert f'"{tmp_path}/train/10_x" is there' in nearest_existing(Path(f"{tmp_path}/train\\10_x"))
 
 
 @pytest.mark.parametrize("names,expected", [
