@@ -73,18 +73,26 @@ def save_state(session: Session, folder: Path, fingerprint: Fingerprint) -> Path
 
 
 def _put_in_place(partial: Path, folder: Path) -> Path:
-    """Windows neither removes nor renames a folder in which another program has a file open."""
+    """Rename the new state to its name; a former one goes only when the new one stands.
+
+    Windows neither removes nor renames a folder in which another program has a file open: the new one then stands beside it.
+    """
+    former = folder.with_name(f"{folder.name}.former")
+    shutil.rmtree(former, ignore_errors=True)
     try:
         if folder.exists():
-            shutil.rmtree(folder)
+            os.replace(folder, former)
         os.replace(partial, folder)
-        return folder
-    except PermissionError:
+    except OSError:
+        if former.exists() and not folder.exists():
+            os.replace(former, folder)
         names = (folder.with_name(f"{folder.name.removesuffix('-state')}-again{number}-state") for number in range(1, 1000))
         spare = next(name for name in names if not name.exists())
         os.replace(partial, spare)
         log.warning(say('"{folder}" is in use by another program; the state is in "{spare}".', folder=folder, spare=spare))
         return spare
+    shutil.rmtree(former, ignore_errors=True)
+    return folder
 
 
 def load_state(session: Session, folder: Path, fingerprint: Fingerprint, length: Length) -> list[Problem]:

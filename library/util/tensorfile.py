@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import torch
 
 SAFETENSORS = ".safetensors"
+ASIDE = ".replaced"
+"""Ending of a file that was in use when it was replaced; nothing that a person would name a file of theirs."""
 
 
 def _replace(new: Path, old: Path) -> None:
@@ -35,7 +37,7 @@ def _replace(new: Path, old: Path) -> None:
     except PermissionError:
         if not old.exists():
             raise
-    aside = Path(tempfile.mktemp(prefix=old.name + ".", suffix=".old", dir=old.parent))
+    aside = Path(tempfile.mktemp(prefix=old.name + ".", suffix=ASIDE, dir=old.parent))
     os.replace(old, aside)
     try:
         os.replace(new, old)
@@ -50,7 +52,7 @@ def _replace(new: Path, old: Path) -> None:
 
 
 def _sweep(path: Path) -> None:
-    for aside in path.parent.glob(f"{_glob_escape(path.name)}.*.old"):
+    for aside in path.parent.glob(f"{_glob_escape(path.name)}.*{ASIDE}"):
         try:
             aside.unlink()
         except OSError:

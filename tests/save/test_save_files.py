@@ -88,7 +88,7 @@ def test_file_that_another_program_has_mapped_is_replaced(tmp_path, monkeypatch)
         real_replace(source, target)
 
     def unlink(self, missing_ok=False):
-        if mapped["held"] and self.suffix == ".old":
+        if mapped["held"] and self.suffix == tensorfile.ASIDE:
             raise PermissionError(5, "Access is denied")
         real_unlink(self, missing_ok=missing_ok)
 
@@ -99,6 +99,13 @@ def test_file_that_another_program_has_mapped_is_replaced(tmp_path, monkeypatch)
     mapped["held"] = False
     tensorfile.write_atomically(path, lambda temporary: temporary.write_bytes(b"newer"))
     assert path.read_bytes() == b"newer" and [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_a_users_own_copy_beside_a_file_stays(tmp_path):
+    path, copy = tmp_path / "a.safetensors", tmp_path / "a.safetensors.monday.old"
+    copy.write_bytes(b"mine")
+    tensorfile.write_atomically(path, lambda temporary: temporary.write_bytes(b"new"))
+    assert copy.read_bytes() == b"mine"
 
 
 def test_reading_leaves_no_mapping_behind(tmp_path):
