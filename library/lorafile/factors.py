@@ -91,7 +91,7 @@ def lost(matrix: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> tuple[fl
 
 @dataclass(frozen=True)
 class RankRule:
-    """How many singular values are kept: ``most``, or as many as ``method`` asks for, ``most`` at the most."""
+    """How many singular values are kept: ``most``, or as many as ``method`` asks for and one, ``most`` at the most."""
 
     most: int
     method: DynamicMethod | None = None
@@ -103,25 +103,26 @@ class RankRule:
             return 1
         if self.method is None:
             return min(self.most, len(values))
-        index = _METHODS[self.method](values.double(), self.param)
-        return min(max(0, min(index, len(values) - 1)) + 1, self.most)
+        # kohya's tool keeps the values that reach the aim and one more, at least two.
+        wanted = max(1, _METHODS[self.method](values.double(), self.param)) + 1
+        return min(wanted, len(values), self.most)
 
 
 def _by_ratio(values: torch.Tensor, param: float) -> int:
-    return int((values > values[0] / param).sum()) - 1
+    return int((values > values[0] / param).sum())
 
 
 def _by_energy(values: torch.Tensor, param: float) -> int:
     import torch
 
     squares = values.pow(2)
-    return int(torch.searchsorted(squares.cumsum(0) / squares.sum(), param ** 2))
+    return int(torch.searchsorted(squares.cumsum(0) / squares.sum(), param ** 2)) + 1
 
 
 def _by_sum(values: torch.Tensor, param: float) -> int:
     import torch
 
-    return int(torch.searchsorted(values.cumsum(0) / values.sum(), param))
+    return int(torch.searchsorted(values.cumsum(0) / values.sum(), param)) + 1
 
 
 _METHODS = {"sv_ratio": _by_ratio, "sv_fro": _by_energy, "sv_cumulative": _by_sum}

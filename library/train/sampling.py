@@ -34,7 +34,7 @@ class Sampling(Idle):
 
     def on_start(self, session: Session) -> None:
         if self.config.sample.at_first and session.progress.step == 0:
-            self.draw(session, None)
+            self.draw(session, 0)
 
     def on_step(self, session: Session, log: StepLog) -> None:
         every = self.config.sample.every_n_steps

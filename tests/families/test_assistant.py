@@ -68,7 +68,7 @@ def test_it_changes_what_is_learned_but_is_in_neither_file_nor_sample_pictures(
     for more in ((), (f"--assistant_lora={assistant}",)):
         files.append(trained("zimage", "zimage_train_network.py", tmp_path, pictures, "--sample_prompts=prompts.txt",
                              "--sample_at_first", *more))
-        first = min((tmp_path / "out" / "sample").glob("*_000000_*.png"))
+        first = min((tmp_path / "out" / "sample").glob("*_e000000_*.png"))
         drawn.append(list(Image.open(first).convert("RGB").tobytes()))
         first.unlink()
     assert files[0].keys() == files[1].keys()

@@ -31,7 +31,10 @@ def test_resized_modules_are_the_best_of_their_rank(tmp_path):
 
 
 def kohyas_rank(values, method, param, most):
-    """The rules of kohya's resize_lora.py, on all singular values of the full matrix, written from their description."""
+    """The rules of kohya's resize_lora.py on all singular values of the full matrix, but no more than the file's own rank.
+
+    What reaches the aim is kept and one value more, so a module never has fewer than two.
+    """
     total = float(values.sum())
     if method == "sv_ratio":
         count = int((values > values[0] / param).sum())
@@ -40,7 +43,7 @@ def kohyas_rank(values, method, param, most):
     else:
         energy = float((values ** 2).sum())
         count = next(i for i in range(1, len(values) + 1) if float((values[:i] ** 2).sum()) / energy >= param ** 2)
-    return min(max(count, 1), most)
+    return min(max(count, 1) + 1, most, 8)
 
 
 @pytest.mark.parametrize(("method", "param"), [("sv_ratio", 2.0), ("sv_ratio", 1.3), ("sv_fro", 0.9), ("sv_fro", 0.5),
@@ -54,6 +57,13 @@ def test_dynamic_methods_choose_the_ranks_of_the_full_decomposition(tmp_path, me
         assert after[f"{stem}.lora_down.weight"].shape[0] == kohyas_rank(values, method, param, most)
     assert metadata["ss_network_dim"] == metadata["ss_network_alpha"] == "Dynamic"
     assert metadata["ss_training_comment"] == f"Dynamic resize with {method}: {param} from 8; mine"
+
+
+@pytest.mark.parametrize(("method", "param", "kept"), [("sv_ratio", 3.0, 3), ("sv_ratio", 1.0, 2), ("sv_cumulative", 0.7, 3),
+                                                        ("sv_fro", 0.9, 3), ("sv_fro", 0.99, 4)])
+def test_a_dynamic_rank_is_one_above_what_reaches_the_aim(method, param, kept):
+    values = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.5])
+    assert factors.RankRule(64, method, param).rank(values) == kept
 
 
 def test_resizing_keeps_metadata_and_computes_hashes_anew(tmp_path):
