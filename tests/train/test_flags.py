@@ -416,5 +416,5 @@ def test_samples_are_drawn_when_they_are_asked_for(quick, tmp_path):
     steps = quick("steps", sample_at_first=True, sample_every_n_steps=1, **settings)
     epochs = quick("epochs", sample_every_n_epochs=1, **settings)
     names = sorted(path.name for path in (steps.folder / "sample").iterdir())
-    assert [name.split("_")[1] for name in names if name.startswith("steps")] == ["000000", "000001", "000002"]
+    assert [name.split("_")[1] for name in names if name.startswith("steps")] == ["000001", "000002", "e000000"]
     assert [name.split("_")[1] for name in names if name.startswith("epochs")] == ["e000001"] and epochs.code == 0
