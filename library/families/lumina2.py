@@ -37,10 +37,10 @@ SPEC = FamilySpec(
     default_resolution=1024,
     text_slots=(TextSlot("text_encoder", "lora_te", max_length=256, ignored_by=("ComfyUI",),
                          tokenizer_of="Alpha-VLLM/Lumina-Image-2.0/tokenizer", option="gemma2"),),
-    cond_padding={"text": PadRule(dim=1), "text_mask": PadRule(dim=1)},
-    cache_suffix="_lumina2",
+    cond_padding={"hidden_state": PadRule(dim=1), "attention_mask": PadRule(dim=1)},
+    cache_suffix="_lumina",
     cache_raw=False,
-    text_cache_suffix="_lumina2_te",
+    text_cache_suffix="_lumina_te",
     roles=ROLES,
     never_touch=(r"^context_refiner\.", r"caption_embedder"),
     joint_stream=(r"^layers\.",),
@@ -145,7 +145,7 @@ def pipeline(parts: Parts) -> Any:
         texts = [prompt] if isinstance(prompt, str) else list(prompt)
         without = [negative_prompt or ""] * len(texts) if not isinstance(negative_prompt, list) else negative_prompt
         found = [encode_text(parts, texts), *([encode_text(plain, without)] if do_classifier_free_guidance else [])]
-        states = [(cond["text"], cond["text_mask"]) for cond in found] + [(None, None)]
+        states = [(cond["hidden_state"], cond["attention_mask"]) for cond in found] + [(None, None)]
         return (*states[0], *states[1])
 
     made.encode_prompt = encode_prompt
@@ -153,11 +153,11 @@ def pipeline(parts: Parts) -> Any:
 
 
 def encode_text(parts: Parts, captions: list[str]) -> Cond:
-    """Captions -> ``text`` B,L,2304 (Gemma's last but one state) and ``text_mask`` B,L."""
+    """Captions -> kohya's ``hidden_state`` B,L,2304 (Gemma's last but one state) and ``attention_mask`` B,L."""
     system, length = parts.options.system_prompt, parts.options.gemma2_max_token_length or 256
     asked = [f"{system} <Prompt Start> {caption}" if system else caption for caption in captions]
     states, mask = language.encode(parts.tokenizers[0], parts.text_encoders[0], asked, length)
-    return {"text": states, "text_mask": mask}
+    return {"hidden_state": states, "attention_mask": mask}
 
 
 def predict(parts: Parts, noised: Noised, cond: Cond) -> torch.Tensor:
@@ -165,5 +165,5 @@ def predict(parts: Parts, noised: Noised, cond: Cond) -> torch.Tensor:
     model, x = parts.denoiser, noised.x_BCHW
     dtype, device = run_dtype(model), x.device
     times_B = 1 - noised.timesteps_B.to(device).float() / 1000
-    return -model(hidden_states=x.to(dtype), timestep=times_B, encoder_hidden_states=cond["text"].to(device, dtype),
-                  encoder_attention_mask=cond["text_mask"].to(device).bool(), return_dict=False)[0]  # fmt: skip
+    return -model(hidden_states=x.to(dtype), timestep=times_B, encoder_hidden_states=cond["hidden_state"].to(device, dtype),
+                  encoder_attention_mask=cond["attention_mask"].to(device).bool(), return_dict=False)[0]  # fmt: skip

@@ -65,7 +65,8 @@ def run_facts(config: RunConfig, model: ModelFacts, plan: DatasetPlan, made: Cre
         session_id=random.SystemRandom().randrange(2**32), started_at=time.time(), model=model,
         datasets=dataset_facts(plan), optimizer=made.metadata, num_batches_per_epoch=length.batches,
         num_epochs=length.epochs, max_train_steps=length.steps, batches_per_step=length.batches_per_step,
-        num_validation_images=len(plan.validation), version=VERSION, extra=picture_facts(config, plan) | text_facts(config) | assistant_facts(config)
+        num_validation_images=len(plan.validation), version=VERSION,
+        extra=picture_facts(config, plan) | text_facts(config) | assistant_facts(config)
         | facts_of_config(config.network.module, config.network.args))
 
 

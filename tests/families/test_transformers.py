@@ -142,7 +142,7 @@ def encoded(pipe: Any, captions: list[str], **more: Any) -> Any:
 PLAIN = {"do_classifier_free_guidance": False}
 REFERENCES: dict[str, Any] = {
     "zimage": lambda pipe, texts: [("text", one) for one in [encoded(pipe, list(texts), **PLAIN)[0]]],
-    "lumina2": lambda pipe, texts: [("text", pipe._get_gemma_prompt_embeds(texts, "cpu")[0])],
+    "lumina2": lambda pipe, texts: [("hidden_state", pipe._get_gemma_prompt_embeds(texts, "cpu")[0])],
     "qwenimage": lambda pipe, texts: [("text", encoded(pipe, texts)[0])],
     "chroma": lambda pipe, texts: [("t5_out", encoded(pipe, texts, max_sequence_length=64, **PLAIN)[0])],
     "flux2": lambda pipe, texts: [("text", encoded(pipe, texts)[0])],
@@ -152,7 +152,7 @@ REFERENCES: dict[str, Any] = {
     "auraflow": lambda pipe, texts: [("text", encoded(pipe, texts, **PLAIN)[0])],
 }  # fmt: skip
 """Family -> (its name of a tensor of the conditioning, diffusers' tensor or a list of one for each caption)."""
-MASKS = {"text": "text_mask", "vlm_embed": "vlm_mask"}
+MASKS = {"text": "text_mask", "hidden_state": "attention_mask", "vlm_embed": "vlm_mask"}
 
 
 @pytest.mark.parametrize("name", REFERENCES)
