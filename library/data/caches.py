@@ -3,8 +3,8 @@
 A file holds ``latents`` (float32 CHW as the VAE gave them; ``cache_raw`` families before normalisation), ``original_size``
 (width, height), ``crop_ltrb``, ``latents_flipped`` where pictures are mirrored, ``alpha_mask`` (float32 HxW) where
 transparency masks the loss; ours also ``maker``, a fingerprint of the VAE. Families other than SD keep several sizes in one
-file, each name with ``_<h>x<w>`` of the latents.
-Files of either program are read by the other.
+file, each name with ``_<h>x<w>`` of the latents; so do SD's where one picture is trained at several sizes, the size written
+last under plain names. Files of either program are read by the other.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ WAITS = (0.05, 0.2, 0.5)
 """Seconds that a file which another program holds is waited for, between tries."""
 JUST_MADE = 60.0
 """Seconds by which the file of a run that makes the same files at the same time may be older."""
+ARRAYS = ("latents", "original_size", "crop_ltrb", "latents_flipped", "alpha_mask", MAKER)
+"""What belongs to one size of a picture."""
 BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 """What numpy raises on files that are no (whole) npz."""
 
@@ -117,37 +119,53 @@ def cache_latents(plan: DatasetPlan, encode: EncodeImage, options: LatentOptions
     follow the others. Raises UserError for broken pictures and for latents that are not numbers.
     """
     cache = LatentCache(options)
-    if options.to_disk:
-        _check_names([*plan.items, *plan.validation])
+    files = Files.of(plan, options) if options.to_disk else Files()
     for items in (plan.items, plan.validation):
         for part in range(len(plan.parts)):
             mine = [item for item in items if item.part == part]
             mine.sort(key=lambda item: item.placement.bucket[0] * item.placement.bucket[1])
-            for batch in _batches(plan, _missing(plan, mine, options), options.batch_size):
+            for batch in _batches(plan, _missing(plan, mine, options, files), options.batch_size):
                 _encode(plan, batch, encode, cache)
     return cache
 
 
-def _check_names(items: list[Item]) -> None:
-    """Two pictures with one cache file would train as one."""
-    owners: dict[Path, Path] = {}
-    for item in items:
-        assert item.latents_file is not None
-        owner = owners.setdefault(item.latents_file, item.path)
-        if owner != item.path:
-            raise UserError(Problem(str(item.path), say("It shares its cache file {name} with {other}.",
-                                                        name=item.latents_file.name, other=owner.name),
-                                    "Rename one of the two pictures."))
+@dataclass(frozen=True)
+class Files:
+    """The cache files of a plan."""
+
+    own: frozenset[Path] = frozenset()
+    """Those that this process makes."""
+    shared: frozenset[Path] = frozenset()
+    """Those of pictures that are trained more than once: in several subsets, at several sizes."""
+
+    @classmethod
+    def of(cls, plan: DatasetPlan, options: LatentOptions) -> Files:
+        """Raises UserError for two pictures with one file: they would train as one."""
+        owners: dict[Path, Path] = {}
+        shared = set()
+        for item in (*plan.items, *plan.validation):
+            assert item.latents_file is not None
+            if item.latents_file in owners:
+                shared.add(item.latents_file)
+            owner = owners.setdefault(item.latents_file, item.path)
+            if owner != item.path:
+                raise UserError(Problem(str(item.path), say("It shares its cache file {name} with {other}.",
+                                                            name=item.latents_file.name, other=owner.name),
+                                        "Rename one of the two pictures."))
+        return cls(frozenset(list(owners)[options.rank::options.processes]), frozenset(shared))
 
 
-def _missing(plan: DatasetPlan, items: list[Item], options: LatentOptions) -> Iterator[Item]:
+def _missing(plan: DatasetPlan, items: list[Item], options: LatentOptions, files: Files) -> Iterator[Item]:
     """The items that are to be encoded by this process; says how many files were stale."""
     stale: list[Path] = []
-    for index, item in enumerate(items):
+    for item in items:
         if not options.to_disk:
             yield item
-        elif index % options.processes == options.rank and not _is_valid(plan, item, options):
-            if item.latents_file is not None and item.latents_file.is_file():
+            continue
+        assert item.latents_file is not None
+        taken = options.skip_check and item.latents_file not in files.shared and item.latents_file.is_file()
+        if item.latents_file in files.own and not taken and not _is_valid(plan, item, options):
+            if item.latents_file.is_file() and not _is_of_other_sizes(item, options):
                 stale.append(item.path)
             yield item
     if stale:
@@ -155,10 +173,21 @@ def _missing(plan: DatasetPlan, items: list[Item], options: LatentOptions) -> It
                         count=len(stale), names=[path.name for path in stale[:3]]))
 
 
-def _names(item: Item, options: LatentOptions) -> tuple[tuple[int, int], str]:
-    """((height, width) of the latents, what stands behind array names)."""
+def _size(item: Item, options: LatentOptions) -> tuple[int, int]:
+    """(height, width) of the latents."""
     width, height = (side // options.factor for side in item.placement.bucket)
-    return (height, width), f"_{height}x{width}" if options.sizes_in_names else ""
+    return height, width
+
+
+def _suffix(item: Item, options: LatentOptions, arrays: Mapping[str, Any]) -> str:
+    """What stands behind the names of an item's arrays in a file."""
+    size = _size(item, options)
+    plain = not options.sizes_in_names and "latents" in arrays
+    return "" if plain and (arrays["latents"].shape[-2:] == size or "latents" + _sized(size) not in arrays) else _sized(size)
+
+
+def _sized(size: tuple[int, ...]) -> str:
+    return f"_{size[0]}x{size[1]}"
 
 
 def _is_valid(plan: DatasetPlan, item: Item, options: LatentOptions) -> bool:
@@ -167,17 +196,13 @@ def _is_valid(plan: DatasetPlan, item: Item, options: LatentOptions) -> bool:
 
     file = item.latents_file
     assert file is not None
-    if not file.is_file():
+    if not file.is_file() or _is_outdated(item):
         return False
-    if options.skip_check:
-        return True
     subset = plan.parts[item.part].subsets[item.subset]
-    if item.path.stat().st_mtime > file.stat().st_mtime + NEWER:
-        return False
-    size, suffix = _names(item, options)
     wanted = ["latents", "original_size", "crop_ltrb"] + ["latents_flipped"] * subset.flip_aug
     try:
         with np.load(file) as arrays:
+            suffix, size = _suffix(item, options, arrays), _size(item, options)
             if any(name + suffix not in arrays for name in wanted) or made_by_another(arrays, MAKER + suffix, options.maker):
                 return False
             shapes = [arrays[name + suffix].shape[-2:] for name in wanted if name.startswith("latents")]
@@ -187,6 +212,18 @@ def _is_valid(plan: DatasetPlan, item: Item, options: LatentOptions) -> bool:
             return masked and all(shape == size for shape in shapes)
     except BROKEN:
         return False
+
+
+def _is_outdated(item: Item) -> bool:
+    assert item.latents_file is not None
+    return item.path.stat().st_mtime > item.latents_file.stat().st_mtime + NEWER
+
+
+def _is_of_other_sizes(item: Item, options: LatentOptions) -> bool:
+    """Tell whether a file is sound, but holds this picture at other sizes only."""
+    kept = _kept(item)
+    latents = kept.get("latents" + _suffix(item, options, kept))
+    return bool(kept) and (latents is None or latents.shape[-2:] != _size(item, options))
 
 
 def made_by_another(arrays: Mapping[str, Any], name: str, maker: str) -> bool:
@@ -253,15 +290,21 @@ def _mask_of(one: Prepared) -> torch.Tensor | None:
 
 
 def _store(item: Item, made: CachedLatents, options: LatentOptions) -> None:
-    """Write one picture's file; other sizes that stand in it are kept."""
+    """Write one picture's file; what stands in it of other sizes, and a mirror image or mask of this one, is kept."""
     import numpy as np
 
     def array(latents: torch.Tensor) -> np.ndarray:
         return (latents if options.to_file is None else options.to_file(latents[None])[0]).float().numpy()
 
-    file, (_, suffix) = item.latents_file, _names(item, options)
-    assert file is not None
-    arrays = _others(file) if options.sizes_in_names else {}
+    assert item.latents_file is not None
+    arrays, suffix = _kept(item), _sized(_size(item, options)) if options.sizes_in_names else ""
+    if not options.sizes_in_names and "latents" in arrays:
+        former = _sized(arrays["latents"].shape[-2:])
+        arrays |= {name + former: arrays.pop(name) for name in ARRAYS if name in arrays}
+        own = _sized(_size(item, options))
+        arrays |= {name: arrays.pop(name + own) for name in ARRAYS if name + own in arrays}
+    if made_by_another(arrays, MAKER + suffix, options.maker):
+        arrays = {name: value for name, value in arrays.items() if name not in [one + suffix for one in ARRAYS]}
     arrays |= {"latents" + suffix: array(made.latents), "original_size" + suffix: np.array(made.original),
                "crop_ltrb" + suffix: np.array(made.ltrb, np.float64)}
     if options.maker:
@@ -270,13 +313,18 @@ def _store(item: Item, made: CachedLatents, options: LatentOptions) -> None:
         arrays["latents_flipped" + suffix] = array(made.flipped)
     if made.mask is not None:
         arrays["alpha_mask" + suffix] = made.mask[0].numpy()
-    write_npz(file, arrays)
+    write_npz(item.latents_file, arrays)
 
 
-def _others(file: Path) -> dict[str, np.ndarray]:
+def _kept(item: Item) -> dict[str, np.ndarray]:
+    """What a picture's file holds and is not older than the picture."""
     import numpy as np
 
+    file = item.latents_file
+    assert file is not None
     try:
+        if _is_outdated(item):
+            return {}
         with np.load(file) as arrays:
             return dict(arrays)
     except BROKEN:
@@ -345,9 +393,9 @@ def _loaded(item: Item, options: LatentOptions) -> CachedLatents:
         latents = torch.from_numpy(array).float()
         return latents if options.from_file is None else options.from_file(latents[None])[0]
 
-    _, suffix = _names(item, options)
     assert item.latents_file is not None
     with np.load(item.latents_file) as arrays:
+        suffix = _suffix(item, options, arrays)
         flipped, mask = "latents_flipped" + suffix, "alpha_mask" + suffix
         return CachedLatents(
             latents=tensor(arrays["latents" + suffix]),

@@ -48,9 +48,8 @@ class TextOptions:
     skip_check: bool = False
     suffix: str | None = None
     """Behind the picture's stem (``_te_outputs``)."""
-    names: Mapping[str, str] = field(default_factory=dict)
-    """Tensor's name in the conditioning -> array's name in files, where they differ."""
     padding: Mapping[str, Pad] = field(default_factory=dict)
+    """Of each tensor that the family knows; of kohya's files no other is read."""
     dtype: str | None = None
     """torch's name of the dtype that floating tensors read from files get; None = float32."""
     rank: int = 0
@@ -92,12 +91,18 @@ def file_of(item: Item, options: TextOptions) -> Path:
 
 
 def cache_text(plan: DatasetPlan, encode: EncodeText, options: TextOptions) -> TextCache:
-    """Encode every caption that has no valid cache yet. ``encode``: captions -> conditioning of that batch."""
+    """Encode every caption that has no valid cache yet. ``encode``: captions -> conditioning of that batch.
+
+    Raises UserError where files are asked for, of which a picture has one, and two subsets give it different captions.
+    """
     cache = TextCache(options)
     wanted: dict[str, list[Item]] = {}
     items = [*plan.items, *plan.validation]
+    owners: dict[Path, str] = {}
     for index, item in enumerate(items):
         text = fixed_caption(plan, item)
+        if options.to_disk and owners.setdefault(item.path, text) != text:
+            raise UserError(_two_captions(item, text, owners[item.path]))
         if options.to_disk and (index % options.processes != options.rank or _is_valid(item, text, options)):
             continue
         wanted.setdefault(text, []).append(item)
@@ -111,6 +116,13 @@ def cache_text(plan: DatasetPlan, encode: EncodeText, options: TextOptions) -> T
             for item in wanted[text]:
                 _store(file_of(item, options), text, cond, options)
     return cache
+
+
+def _two_captions(item: Item, one: str, other: str) -> Problem:
+    what = say('The picture is trained with two captions ("{one}" and "{other}"), but its cache on disk holds one.',
+               one=one, other=other)
+    return Problem(str(item.path), what, "Use --cache_text_encoder_outputs (in memory) instead of ..._to_disk, or give the subsets "
+                                         "the same captions.")
 
 
 def _encoded(texts: list[str], encode: EncodeText) -> Iterator[Cond]:
@@ -161,8 +173,8 @@ def _store(file: Path, text: str, cond: Cond, options: TextOptions) -> None:
         value = value[0]
         return (value.float() if value.is_floating_point() else value).numpy()
 
-    arrays: dict[str, Any] = {options.names.get(name, name): array(value) for name, value in cond.items()}
-    lists = [options.names.get(name, name) for name, value in cond.items() if isinstance(value, list)]
+    arrays: dict[str, Any] = {name: array(value) for name, value in cond.items()}
+    lists = [name for name, value in cond.items() if isinstance(value, list)]
     write_npz(file, arrays | {CAPTION: np.array(text), MAKER: np.array(options.maker), "lists": np.array(lists, dtype=str)})
 
 
@@ -176,7 +188,7 @@ def _is_valid(item: Item, text: str, options: TextOptions) -> bool:
         return True
     try:
         with np.load(file) as arrays:
-            if any(name not in arrays for name in options.names.values()):
+            if MAKER not in arrays and not any(name in arrays for name in options.padding):
                 return False
             if made_by_another(arrays, MAKER, options.maker):
                 log.warning(say("The cached conditioning {name} is another model's and is made again.", name=file.name))
@@ -202,15 +214,14 @@ def _loaded(file: Path, options: TextOptions) -> Cond:
     import numpy as np
     import torch
 
-    back = {array: name for name, array in options.names.items()}
     dtype = getattr(torch, options.dtype) if options.dtype else torch.float32
     cast: Callable[[torch.Tensor], torch.Tensor] = lambda value: value.to(dtype) if value.is_floating_point() else value  # noqa: E731
     cond: Cond = {}
     with np.load(file) as arrays:
         lists = set(arrays["lists"].tolist()) if "lists" in arrays else set()
         for array in arrays.files:
-            if array in (CAPTION, MAKER, "lists") or (back and array not in back):
+            if array in (CAPTION, MAKER, "lists") or (MAKER not in arrays and array not in options.padding):
                 continue
             value = cast(torch.from_numpy(np.asarray(arrays[array])))
-            cond[back.get(array, array)] = [value] if array in lists else value[None]
+            cond[array] = [value] if array in lists else value[None]
     return cond

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from library.config.run_config import SubsetConfig
+from library.config.run_config import DatasetConfig, SubsetConfig
 from library.data import caches, images
 from library.data.caches import LatentOptions, cache_latents, key_of
+from library.data.scan import scan
 from library.data.text_cache import TextCache, TextOptions, cache_text, fixed_caption
 from library.util.records import UserError
-from tests.data_room.made import PART, TEMPLATE, folder_plan, picture, subsets_plan
+from tests.data_room.made import PART, RULES, TEMPLATE, folder_plan, picture, subsets_plan
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "npz_cache.json").read_text(encoding="utf-8"))
 DISK = LatentOptions(to_disk=True, batch_size=2)
@@ -114,10 +115,6 @@ def broken(item):
     item.latents_file.write_bytes(b"PK\x03\x04 half a file")
 
 
-def of_another_bucket(item):
-    kohyas_file(item, latents=np.zeros((4, 3, 3), np.float32))
-
-
 def without_mirror_image(item):
     kohyas_file(item)
 
@@ -127,7 +124,7 @@ def older_than_its_picture(item):
     os.utime(item.latents_file, (1, 1))
 
 
-@pytest.mark.parametrize("spoil", [broken, of_another_bucket, without_mirror_image, older_than_its_picture])
+@pytest.mark.parametrize("spoil", [broken, without_mirror_image, older_than_its_picture])
 def test_stale_and_broken_files_are_made_again_with_a_word(tmp_path, spoil, caplog):
     picture(tmp_path / "train" / "1_x" / "b.png", (64, 64))
     plan = folder_plan(tmp_path, template=replace(TEMPLATE, flip_aug=True))
@@ -152,7 +149,7 @@ def test_files_of_another_vae_are_made_again(tmp_path):
 def test_skip_cache_check_takes_files_as_they_are(tmp_path):
     plan = two_pictures(tmp_path)
     for item in plan.items:
-        of_another_bucket(item)
+        kohyas_file(item, latents=np.zeros((4, 3, 3), np.float32))
     encoder = Encoder()
     cache = cache_latents(plan, encoder, replace(DISK, skip_check=True))
     assert not encoder.calls and cache(plan.items[0]).latents.shape == (4, 3, 3)
@@ -182,6 +179,45 @@ def test_families_with_sizes_in_names_keep_several_sizes_in_one_file(tmp_path):
     encoder = Encoder()
     cache_latents(small, encoder, options)
     assert not encoder.calls
+
+
+def two_sizes(tmp_path, **large):
+    """One picture in two data sets, 64 and 128 pixels wide."""
+    picture(tmp_path / "a" / "a.png", (128, 128))
+    subset = SubsetConfig(tmp_path / "a", caption_extension=".txt")
+    parts = (replace(PART, subsets=(subset,)), replace(PART, subsets=(replace(subset, **large),), resolution=(128, 128)))
+    return scan(DatasetConfig(parts, folder_mode=False), RULES)
+
+
+@pytest.mark.parametrize("options", [DISK, replace(DISK, sizes_in_names=True), replace(DISK, skip_check=True)])
+def test_a_picture_trained_at_two_sizes_has_both_on_disk(tmp_path, options, caplog):
+    plan = two_sizes(tmp_path, flip_aug=True)
+    in_memory = cache_latents(plan, Encoder(), LatentOptions())
+    cache = cache_latents(plan, Encoder(), options)
+    assert [cache(item).latents.shape[-1] for item in plan.items] == [8, 16]
+    assert all(torch.equal(cache(item).latents, in_memory(item).latents) for item in plan.items)
+    assert torch.equal(cache(plan.items[1]).flipped, in_memory(plan.items[1]).flipped)
+    again = Encoder()
+    cache_latents(plan, again, options)
+    assert not again.calls and not caplog.records
+
+
+@pytest.mark.parametrize("options", [DISK, replace(DISK, sizes_in_names=True)])
+def test_a_newer_picture_is_encoded_at_all_its_sizes_again(tmp_path, options):
+    plan, again = two_sizes(tmp_path), Encoder()
+    cache_latents(plan, Encoder(), options)
+    os.utime(plan.items[0].latents_file, (1, 1))
+    cache_latents(plan, again, options)
+    assert [shape[-1] for shape in again.calls] == [64, 128]
+
+
+def test_a_picture_that_is_mirrored_in_one_set_and_masked_in_another_has_both_on_disk(tmp_path):
+    picture(tmp_path / "a" / "a.png")
+    subset = SubsetConfig(tmp_path / "a", caption_extension=".txt")
+    parts = [replace(PART, subsets=(replace(subset, **more),)) for more in ({"flip_aug": True}, {"alpha_mask": True})]
+    plan = scan(DatasetConfig(tuple(parts), folder_mode=False), RULES)
+    cache = cache_latents(plan, Encoder(), DISK)
+    assert cache(plan.items[0]).flipped is not None and cache(plan.items[1]).mask is not None
 
 
 def test_transparency_is_kept_as_a_mask(tmp_path):
@@ -257,8 +293,7 @@ class TextEncoder:
                 "parts": [torch.arange(len(text)).float() for text in texts]}
 
 
-TEXT = TextOptions(padding={"hidden": Pad(1, -1.0), "mask": Pad(1)}, names={"hidden": "hidden_state1"})
-KEPT = ("hidden_state1", "mask", "parts")
+TEXT = TextOptions(padding={"hidden": Pad(1, -1.0), "mask": Pad(1)})
 
 
 @pytest.mark.parametrize("to_disk", [False, True])
@@ -266,7 +301,7 @@ def test_texts_are_encoded_once_and_padded_as_the_family_says(tmp_path, to_disk)
     for name, text in (("a", "long text"), ("b", "abc"), ("c", "abc")):
         picture(tmp_path / "train" / "1_x" / f"{name}.png", caption=text)
     plan, encoder = folder_plan(tmp_path), TextEncoder()
-    options = replace(TEXT, to_disk=to_disk, names={"hidden": "hidden_state1", "mask": "mask", "parts": "parts"})
+    options = replace(TEXT, to_disk=to_disk)
     cache = cache_text(plan, encoder, options)
     assert encoder.texts == ["long text", "abc"]
     cond = cache.collate([cache(item, fixed_caption(plan, item)) for item in plan.items])
@@ -278,7 +313,7 @@ def test_texts_are_encoded_once_and_padded_as_the_family_says(tmp_path, to_disk)
 
 def test_texts_of_a_changed_caption_are_encoded_again(tmp_path):
     path = picture(tmp_path / "train" / "1_x" / "a.png", caption="old")
-    options = replace(TEXT, to_disk=True, names={"hidden": "hidden_state1", "mask": "mask", "parts": "parts"})
+    options = replace(TEXT, to_disk=True)
     cache_text(folder_plan(tmp_path), TextEncoder(), options)
     again = TextEncoder()
     cache_text(folder_plan(tmp_path), again, options)
@@ -288,6 +323,33 @@ def test_texts_of_a_changed_caption_are_encoded_again(tmp_path):
     other = TextEncoder()
     cache_text(folder_plan(tmp_path), other, replace(options, maker="another model"))
     assert again.texts == [] and changed.texts == other.texts == ["new"]
+
+
+def test_of_kohyas_files_only_what_the_family_knows_is_read(tmp_path):
+    """kohya's hold more arrays (Flux: ``txt_ids``, ``apply_t5_attn_mask``), which must not meet files of ours in a batch."""
+    for name in "ab":
+        picture(tmp_path / "train" / "1_x" / f"{name}.png", caption=name)
+    np.savez(tmp_path / "train" / "1_x" / "a_te.npz", hidden=np.full((4, 3), 0.5, np.float32), mask=np.ones(4, np.int64),
+             txt_ids=np.zeros((4, 3)), apply_t5_attn_mask=np.array(False))
+    plan, encoder = folder_plan(tmp_path), TextEncoder()
+    cache = cache_text(plan, lambda texts: {k: v for k, v in encoder(texts).items() if k != "parts"}, replace(TEXT, to_disk=True))
+    assert encoder.texts == ["b"]
+    cond = cache.collate([cache(item, item.caption) for item in plan.items])
+    assert set(cond) == {"hidden", "mask"} and cond["hidden"].shape == (2, 4, 3) and (cond["hidden"][0] == 0.5).all()
+
+
+@pytest.mark.parametrize("to_disk", [False, True])
+def test_a_picture_with_two_captions_does_not_share_one_cache_file(tmp_path, to_disk):
+    picture(tmp_path / "a" / "a.png", caption="cat")
+    subset = SubsetConfig(tmp_path / "a", caption_extension=".txt")
+    parts = tuple(replace(PART, subsets=(replace(subset, caption_prefix=word),)) for word in ("small", "large"))
+    plan = scan(DatasetConfig(parts, folder_mode=False), RULES)
+    if to_disk:
+        with pytest.raises(UserError, match=r"large cat.*small cat"):
+            cache_text(plan, TextEncoder(), replace(TEXT, to_disk=True))
+    else:
+        cache = cache_text(plan, TextEncoder(), TEXT)
+        assert [len(cache(item, fixed_caption(plan, item))["parts"][0]) for item in plan.items] == [9, 9]
 
 
 def test_cached_texts_have_prefix_and_separators_applied(tmp_path):
