@@ -16,6 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from library.flags import SCRIPTS
 from library.report import html
 from library.study import runs, settings, study_page
 from library.util import command, log
@@ -29,7 +30,8 @@ def setup_parser() -> argparse.ArgumentParser:
     parser.add_argument("config", help="settings of the runs, a kohya config file")
     parser.add_argument("--vary", nargs="+", required=True, metavar="FLAG=VALUES", help="what is tried, every combination of it")
     parser.add_argument("--output", help="folder of the study; output_dir of the settings where it is not given")
-    parser.add_argument("--script", default="train_network.py", help="entry script of the runs")
+    parser.add_argument("--script", default="train_network.py", choices=list(SCRIPTS), metavar="SCRIPT",
+                        help="entry script of the runs (%(default)s)")
     parser.add_argument("--gpus", default="", help="numbers of GPUs, one run on each at a time: 0,1")
     parser.add_argument("--page_only", action="store_true", help="train nothing; make the page of what is there")
     parser.add_argument("--no_pictures", action="store_true", help="draw no pictures of the finished files")

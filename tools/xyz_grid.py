@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from library.sample.prompts import PromptLine, parse_line, read_prompts
+from library.sample.samplers import SAMPLERS
 from library.study import axes
 from library.util import command, log
 from library.util.records import Problem, UserError
@@ -43,24 +44,26 @@ def setup_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config_file", help=HELP["config_file"])
     parser.add_argument("--pretrained_model_name_or_path", help="base model: checkpoint, diffusers folder or hub id")
     parser.add_argument("--vae", help="another VAE")
-    parser.add_argument("--clip_skip", type=int, help="layers of the text encoder to leave out, as trained")
+    parser.add_argument("--clip_skip", type=command.within(int, 1), help="layers of the text encoder to leave out, as trained")
     parser.add_argument("--lora", help=HELP["lora"])
     parser.add_argument("--strength", type=float, default=1.0, help=HELP["strength"])
     parser.add_argument("--lora_dir", help="folder of LoRAs that are named without a path; the folder of --lora")
     parser.add_argument("--prompt", help=HELP["prompt"])
     parser.add_argument("--sample_prompts", help="file of prompts, one a line, for the axis prompt=all")
-    for name, kind, about in (("n", str, "negative prompt"), ("width", int, "width in pixels"), ("height", int, "height in pixels"),
-                              ("seed", int, "seed (42)"), ("steps", int, "sampling steps"), ("scale", float, "guidance")):
+    side, seed, steps = (command.within(int, least) for least in (16, 0, 1))
+    for name, kind, about in (("n", str, "negative prompt"), ("width", side, "width in pixels"),
+                              ("height", side, "height in pixels"), ("seed", seed, "seed (42)"),
+                              ("steps", steps, "sampling steps"), ("scale", float, "guidance")):
         parser.add_argument(f"--{name}", type=kind, help=about)
-    parser.add_argument("--sampler", help="sampler, by kohya's names")
+    parser.add_argument("--sampler", choices=list(SAMPLERS), metavar="NAME", help="sampler, by kohya's names")
     for name in "xyz":
         parser.add_argument(f"--{name}", metavar="NAME=VALUES", help=f"what changes along {name}")
-    parser.add_argument("--batch", type=int, default=1, help=HELP["batch"])
+    parser.add_argument("--batch", type=command.within(int, 1), default=1, help=HELP["batch"])
     parser.add_argument("--score", action="store_true", help=HELP["score"])
     parser.add_argument("--likeness", metavar="MODEL", help=HELP["likeness"])
     parser.add_argument("--train_data_dir", help="training pictures, for --likeness")
     parser.add_argument("--title", default="", help="words above the grid")
-    parser.add_argument("--magnify", type=int, help="whole number that pictures are magnified by in the PNG")
+    parser.add_argument("--magnify", type=command.within(int, 1), help="whole number that pictures are magnified by in the PNG")
     parser.add_argument("--output", default="grid.png", help="PNG to write; a page of the same name lies beside it")
     parser.add_argument("--device", help="where to compute: cpu, cuda, cuda:1, mps")
     return parser

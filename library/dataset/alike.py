@@ -7,7 +7,7 @@ compared pixel by pixel at 16 x 16: the correlation does not mind brightness, co
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,8 +128,8 @@ def _likeness(prints: Prints, where: tuple[np.ndarray, np.ndarray, np.ndarray], 
     return found
 
 
-def groups(prints: Prints, alike: float = ALIKE) -> list[list[int]]:
-    """Pictures that show the same, best first: the largest, then the file with most bytes, then by name."""
+def groups(prints: Prints, alike: float = ALIKE, described: Collection[Path] = ()) -> list[list[int]]:
+    """Pictures that show the same, best first: the largest, then one of ``described`` (it has a caption), then most bytes."""
     parent = list(range(len(prints.paths)))
 
     def root(number: int) -> int:
@@ -146,6 +146,7 @@ def groups(prints: Prints, alike: float = ALIKE) -> list[list[int]]:
 
     def worth(number: int) -> tuple:
         width, height = prints.sizes[number]
-        return -width * height, -prints.paths[number].stat().st_size, str(prints.paths[number])
+        path = prints.paths[number]
+        return -width * height, path not in described, -path.stat().st_size, str(path)
 
     return [sorted(members, key=worth) for members in found.values() if len(members) > 1]

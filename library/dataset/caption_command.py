@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from library.util.command import within
 from library.util.records import UserError
 from library.util.said import say
 
@@ -21,10 +22,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
                         "(%(default)s)")
     parser.add_argument("--prompt", default="", help='what the caption begins with; for Florence-2 "<MORE_DETAILED_CAPTION>"')
     parser.add_argument("--prefix", default="", help='put before every caption: "zobi, "')
-    parser.add_argument("--batch_size", type=int, default=1)
-    parser.add_argument("--num_beams", type=int, default=1, help="more are slower and better (%(default)s)")
-    parser.add_argument("--max_length", type=int, default=75, help="tokens at most (%(default)s)")
-    parser.add_argument("--min_length", type=int, default=5, help="tokens at least (%(default)s)")
+    parser.add_argument("--batch_size", type=within(int, 1), default=1)
+    parser.add_argument("--num_beams", type=within(int, 1), default=1, help="more are slower and better (%(default)s)")
+    parser.add_argument("--max_length", type=within(int, 1), default=75, help="tokens at most (%(default)s)")
+    parser.add_argument("--min_length", type=within(int, 0), default=5, help="tokens at least (%(default)s)")
     add_yes(parser)
 
 

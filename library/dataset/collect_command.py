@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from library.data.files import pictures
+from library.util.command import within
 from library.util.records import Problem, UserError
 from library.util.said import say, spoken
 
@@ -20,8 +21,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tags", required=True, help='the pictures must have all of them: "1girl solo red_hair"')
     parser.add_argument("--board", choices=tuple(BOARDS), default="danbooru", help="kind of board (%(default)s)")
     parser.add_argument("--address", help="another board of that kind: https://...")
-    parser.add_argument("--most", type=int, default=100, metavar="N", help="load at most so many (%(default)s)")
-    parser.add_argument("--pause", type=float, default=PAUSE, help="seconds between two requests, at least (%(default)s)")
+    parser.add_argument("--most", type=within(int, 1), default=100, metavar="N", help="load at most so many (%(default)s)")
+    parser.add_argument("--pause", type=within(float, 0), default=PAUSE,
+                        help="seconds between two requests, at least (%(default)s)")
     parser.add_argument("--yes", action="store_true", help="load without asking")
 
 

@@ -24,13 +24,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def work(args: argparse.Namespace) -> None:
     data, ending = place(args), f".{args.to}"
     changes: dict[Path, Change] = {}
+    sources: dict[Path, Path] = {}
     lines = []
     for _, path in data.pictures():
         target = path.with_suffix(ending)
         if FORMATS.get(path.suffix.lower()) == FORMATS[ending]:
             continue
-        if target.exists() or target in changes:
+        if target in sources:
+            what = say("{one} and {other} would both become {target}.", one=sources[target].name, other=path.name,
+                       target=target.name)
+            raise UserError(Problem(str(path), what, "Rename one of the two."))
+        if target.exists():
             raise UserError(Problem(str(path), say("{target} is there already.", target=target.name), "Rename one of the two."))
+        sources[target] = path
         lines.append(f"  {data.label(path)} -> {target.name}")
         changes[target] = Change(target, partial(reshape_commands.made, path, lambda pixels: pixels, args.quality, ending))
         changes[path] = Change(path)

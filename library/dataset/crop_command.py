@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from library.data.buckets import BucketRules
+from library.util.command import within
 
 from . import reshape, reshape_commands
 from .shared import place
@@ -13,7 +14,7 @@ from .shared import place
 def add_flags(parser: argparse.ArgumentParser) -> None:
     reshape_commands.add_flags(parser)
     parser.add_argument("--to", choices=("square", "bucket"), default="square", help="(%(default)s)")
-    parser.add_argument("--resolution", type=int, default=512, metavar="N",
+    parser.add_argument("--resolution", type=within(int, 64), default=512, metavar="N",
                         help="with --to bucket: what is trained at (%(default)s)")
 
 

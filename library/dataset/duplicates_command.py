@@ -6,7 +6,9 @@ import argparse
 import json
 from pathlib import Path
 
+from library.data.found import listed
 from library.report import html
+from library.util.command import within
 from library.util.said import say
 
 from . import alike
@@ -20,16 +22,23 @@ from .shared import add_place, add_yes, few, place, settle, tell
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add_place(parser)
-    parser.add_argument("--alike", type=float, default=alike.ALIKE, metavar="X", help="how much alike pictures must be, up to 1 "
-                        f"(as a rule {alike.ALIKE}; lower finds more, and more that is not the same)")
+    parser.add_argument("--alike", type=within(float, 0, 1), default=alike.ALIKE, metavar="X",
+                        help=f"how much alike pictures must be, up to 1 (as a rule {alike.ALIKE}; lower finds more, and more that "
+                        "is not the same)")
     parser.add_argument("--out", metavar="FOLDER", help=f"where duplicates.html and its list go; as a rule {REPORT}")
     add_yes(parser)
 
 
 def work(args: argparse.Namespace) -> None:
     data = place(args)
-    prints = alike.prints_of(list(dict.fromkeys(path for _, path in data.pictures())))
-    groups = [[prints.paths[number] for number in group] for group in alike.groups(prints, args.alike)]
+    folders = {path: folder for folder, path in data.pictures()}
+    prints = alike.prints_of(list(folders))
+    described = {path for path, folder in folders.items() if folder.caption_of(path) is not None}
+    groups = [[prints.paths[number] for number in group] for group in alike.groups(prints, args.alike, described)]
+    unread = sorted(folders.keys() - set(prints.paths))
+    if unread:
+        tell(say("left out: {count:picture|pictures} that cannot be read: {names}", count=len(unread),
+                 names=listed([data.label(path) for path in unread])))
     sizes = dict(zip(prints.paths, prints.sizes, strict=True))
     spare = [path for group in groups for path in group[1:]]
     tell(say("{count:picture|pictures}, {groups:group|groups} that show the same, {spare:picture|pictures} more than needed",

@@ -16,6 +16,7 @@ from library.data.loading import step_plan
 from library.data.plan import DatasetPlan, ScanRules
 from library.data.scan import scan
 from library.report import html
+from library.util.command import within
 from library.util.said import say, together
 
 from . import tags
@@ -37,15 +38,15 @@ MANY = 1500
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add_place(parser)
     parser.add_argument("--resolution", help="what is trained at, 512,512 if nothing says it")
-    parser.add_argument("--train_batch_size", type=int)
-    parser.add_argument("--max_train_epochs", type=int)
-    parser.add_argument("--max_train_steps", type=int)
+    parser.add_argument("--train_batch_size", type=within(int, 1))
+    parser.add_argument("--max_train_epochs", type=within(int, 1))
+    parser.add_argument("--max_train_steps", type=within(int, 1))
     parser.add_argument("--reg_data_dir", help="regularisation pictures")
     parser.add_argument("--no_buckets", action="store_true", help="as if trained without --enable_bucket")
     parser.add_argument("--json", action="store_true", help="print the report for programs, every picture included")
     parser.add_argument("--out", metavar="FOLDER",
                         help=f"where report.html and ledger.csv go; as a rule {REPORT} beside the pictures")
-    parser.add_argument("--top", type=int, default=20, metavar="N", help="so many of the commonest tags are listed")
+    parser.add_argument("--top", type=within(int, 0), default=20, metavar="N", help="so many of the commonest tags are listed")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from library.util.command import within
 from library.util.records import UserError
 from library.util.said import say
 
@@ -19,7 +20,7 @@ from .shared import add_place, add_yes, few, left_out, settle, tell
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Where, quality, ``--yes``."""
     add_place(parser)
-    parser.add_argument("--quality", type=int, default=95, help="of JPEG and WebP (%(default)s)")
+    parser.add_argument("--quality", type=within(int, 1, 100), default=95, help="of JPEG and WebP (%(default)s)")
     add_yes(parser)
 
 

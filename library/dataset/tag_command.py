@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from library.data import files
+from library.util.command import within
 from library.util.records import UserError
 from library.util.said import say
 
@@ -33,11 +34,11 @@ def add_tagging(parser: argparse.ArgumentParser) -> None:
     add("--repo_id", default=REPO, help=f"the tagger: a hub id or a folder with {tagger.MODEL} and {tagger.LABELS} (%(default)s)")
     add("--model_dir", default="wd14_tagger_model", help="where loaded taggers are kept")
     add("--force_download", action="store_true", help="load the tagger again")
-    add("--batch_size", type=int, default=1)
-    add("--max_data_loader_n_workers", type=int, default=2, help="threads that read pictures")
-    add("--thresh", type=float, default=0.35, help="least probability of a tag (%(default)s; 0.35 to 0.5 are usual)")
+    add("--batch_size", type=within(int, 1), default=1)
+    add("--max_data_loader_n_workers", type=within(int, 0), default=2, help="threads that read pictures")
+    add("--thresh", type=within(float, 0, 1), default=0.35, help="least probability of a tag (%(default)s; 0.35 to 0.5 are usual)")
     for kind in KINDS:
-        add(f"--{kind}_threshold", type=float, help=f"the same for {kind} tags, where it differs")
+        add(f"--{kind}_threshold", type=within(float, 0, 1), help=f"the same for {kind} tags, where it differs")
     add("--remove_underscore", action="store_true", help="spaces instead of underscores, except in faces")
     add("--undesired_tags", default="", help='tags that are never written: "1girl, solo"')
     add("--append_tags", action="store_true", help="add to captions that are there instead of replacing them")

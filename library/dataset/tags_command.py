@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial, reduce
 from pathlib import Path
 
+from library.util.command import within
 from library.util.records import Problem, UserError
 from library.util.said import say, together
 
@@ -30,9 +31,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slots", metavar="FILE", 
                         help='.toml or .json that says which tags a slot has: pose = ["standing", "sit*"]')
     parser.add_argument("--check", action="store_true", help="with --order: name captions that lack a slot; nothing is changed")
-    parser.add_argument("--keep", type=int, default=None, metavar="N", help="so many first tags stay in front when sorting; "
-                        "as a rule the number of --activate's")
-    parser.add_argument("--top", type=int, default=20, metavar="N", help="so many of the commonest tags are listed")
+    parser.add_argument("--keep", type=within(int, 0), default=None, metavar="N",
+                        help="so many first tags stay in front when sorting; as a rule the number of --activate's")
+    parser.add_argument("--top", type=within(int, 0), default=20, metavar="N", help="so many of the commonest tags are listed")
     add_yes(parser)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from library.util.fetch import fetch, is_link
-from library.util.hub_access import patiently, present_place
+from library.util.hub_access import offline_where_unreachable, patiently, present_place
 from library.util.records import Problem, UserError
 from library.util.said import say
 
@@ -97,6 +97,7 @@ def hub_file(repo: str, name: str) -> Path | None:
         RepositoryNotFoundError,
     )
 
+    offline_where_unreachable()
     try:
         return Path(patiently(hf_hub_download, repo, name, endpoint=endpoint()))
     except GatedRepoError as error:

@@ -245,7 +245,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     # --- data
     "image_sizes": ("{count} of {images} pictures are not {size} ({names}), and bucketing is off (\"image too large, but cropping and "
                     "bucketing are disabled\").", "Add --enable_bucket: pictures are then sorted by shape, and nothing is lost."),
-    "image_turned": ("{count:photo carries|photos carry} a rotation flag and are turned upright ({names}).", ""),
+    "image_turned": ("{count:photo carries a rotation flag and is|photos carry a rotation flag and are} turned upright ({names}).", ""),
     "image_turned.not": ("{count:photo carries|photos carry} a rotation flag, which --kohya_order leaves aside; they are trained lying ({names}).",
                          "Save them upright."),
     "image_transparent": ("{count:picture has|pictures have} transparency ({names}); what lies hidden there is trained as it is.",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
+from library.sample import samplers
 from library.sample.prompts import PromptLine
 from library.save import series
 from library.util.near import near
@@ -89,8 +90,15 @@ def numbers(text: str, whole: bool = False) -> list[float]:
     found: list[float] = []
     for word in words(text):
         span = _RANGE.fullmatch(word)
-        found += [float(word)] if span is None else _span(span, whole)
+        found += [_number(word)] if span is None else _span(span, whole)
     return [round(value) if whole else round(value, 6) for value in found]
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise ValueError(say('"{word}" is no number.', word=word)) from None
 
 
 def _span(span: re.Match[str], whole: bool) -> list[float]:
@@ -99,7 +107,8 @@ def _span(span: re.Match[str], whole: bool) -> list[float]:
         most = max(1, int(count) - 1)
         return [first + (last - first) * number / most for number in range(int(count))]
     if not step and not whole:
-        raise ValueError(f"{span[0]} says no step; write {span[1]}-{span[2]} (+0.1) or {span[1]}-{span[2]} [6]")
+        raise ValueError(say("{span} says no step; write {first}-{last} (+0.1) or {first}-{last} [6].", span=span[0], first=span[1],
+                             last=span[2]))
     width = abs(float(step or 1)) or 1.0
     places = int(abs(last - first) / width + 1e-6) + 1
     return [first + (width if last >= first else -width) * number for number in range(places)]
@@ -269,8 +278,23 @@ class Kind:
     order: int = 5
 
 
-def _whole(text: str) -> list[float]:
-    return numbers(text, whole=True)
+def _whole(least: int) -> Callable[[str], list[float]]:
+    """Reads whole numbers from ``least`` on."""
+    def read(text: str) -> list[float]:
+        found = numbers(text, whole=True)
+        if any(number < least for number in found):
+            raise ValueError(say("{number:g} is below {least}.", number=min(found), least=least))
+        return found
+    return read
+
+
+def _samplers(text: str) -> list[str]:
+    for name in words(text):
+        try:
+            samplers.find(name)
+        except UserError as error:
+            raise UserError(*(replace(one, where=f"sampler={text}") for one in error.problems)) from None
+    return words(text)
 
 
 KINDS: dict[str, Kind] = {
@@ -283,9 +307,9 @@ KINDS: dict[str, Kind] = {
     "replace": Kind("prompt S/R", _replacements, 'replace=red,blue,"dark green"', 3),
     "negative": Kind("negative prompt", lambda text, given: _field("negative_prompt", lambda t: t.split("|"))(text, given),
                      "negative=|blurry", 2),
-    "seed": Kind("seed", _field("seed", _whole), "seed=1-4, seed=42,43"),
-    "sampler": Kind("sampler", _field("sampler", words), "sampler=ddim,euler_a"),
-    "steps": Kind("steps", _field("steps", _whole), "steps=10,20,30"),
+    "seed": Kind("seed", _field("seed", _whole(0)), "seed=1-4, seed=42,43"),
+    "sampler": Kind("sampler", _field("sampler", _samplers), "sampler=ddim,euler_a"),
+    "steps": Kind("steps", _field("steps", _whole(1)), "steps=10,20,30"),
     "scale": Kind("guidance", _field("scale", numbers), "scale=3,5,7.5"),
     "guidance": Kind("distilled guidance", _field("guidance_scale", numbers), "guidance=2.5,3.5"),
     "size": Kind("size", lambda text, given: [_size(word) for word in words(text)], "size=512x512,512x768"),
@@ -298,6 +322,8 @@ SAME = {"lora": "file", "epochs": "epoch", "cfg": "scale", "cfg scale": "scale",
 
 def _size(word: str) -> Point:
     width, _, height = word.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise ValueError(say('"{word}" is no size.', word=word))
     sides = {"width": int(width), "height": int(height)}
     return Point(word, lambda cell: replace(cell, line=replace(cell.line, **sides)))
 
@@ -319,7 +345,8 @@ def axis(text: str, given: Given) -> Axis:
         points = kind.make(values, given)
     except ValueError as error:
         raise UserError(
-            Problem(text, say("It cannot be read: {error}", error=error), say("Write for example {example}.", example=kind.example))
+            Problem(text, say("It cannot be read: {error}", error=error.args[0]),
+                    say("Write for example {example}.", example=kind.example))
         ) from error
     if not points:
         raise UserError(Problem(text, "It names no value.", say("Write for example {example}.", example=kind.example)))

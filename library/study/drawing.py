@@ -36,19 +36,21 @@ class Asked:
     sampler: str | None = None
 
 
+def no_model(source: str, found: detect.Found) -> Problem:
+    """What stands behind a name instead of a base model."""
+    damaged = found.kind == "damaged"  # whose words begin with the file's name
+    return Problem("--pretrained_model_name_or_path",
+                   say("{what}.", what=found.what) if damaged else say('"{source}" is {what}.', source=source, what=found.what),
+                   "Give the base model that the LoRA was trained on: a checkpoint, a diffusers folder or a hub id.")
+
+
 def open_model(asked: Asked) -> Drawing:
     """Load a model for drawing: in half precision on a GPU, in fp32 elsewhere. UserError where it is none."""
     import torch
 
     found = detect.identify(asked.source)
     if found.family is None:
-        raise UserError(
-            Problem(
-                "--pretrained_model_name_or_path",
-                say('"{source}" is {what}.', source=asked.source, what=found.what),
-                "Give the base model that the LoRA was trained on: a checkpoint, a diffusers folder or a hub id.",
-            )
-        )
+        raise UserError(no_model(asked.source, found))
     family = registry.get(found.family)
     device = asked.device or str(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
     half = "bf16" if family.SPEC.target_space == "flow" else "fp16"

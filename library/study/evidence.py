@@ -24,7 +24,7 @@ from library.save import series
 from library.study import trial
 from library.study.copying import Pictured, copies
 from library.study.diagnosis import Copied, Evidence, Setting
-from library.study.drawing import Drawing
+from library.study.drawing import Drawing, no_model
 from library.study.likeness import latents
 from library.study.material import opened
 from library.util.records import Batch, Problem, UserError
@@ -111,8 +111,7 @@ def known(argv: Sequence[str]) -> Known:
 def _detected(source: str, flags: Any) -> Detected:
     found = detect.identify(source)
     if found.family is None:
-        raise UserError(Problem("--pretrained_model_name_or_path", say('"{source}" is {what}.', source=source, what=found.what),
-                                "Give the base model that the LoRA was trained on: a checkpoint, a diffusers folder or a hub id."))
+        raise UserError(no_model(source, found))
     return Detected(found.family, dict(found.hints))
 
 

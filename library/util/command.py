@@ -6,12 +6,15 @@ import argparse
 import errno
 import sys
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from library.util import frame, log
 from library.util.language import language_of
 from library.util.records import Problem, UserError
 from library.util.said import say, spoken
 from library.util.secrets import mask
+
+Number = TypeVar("Number", int, float)
 
 
 def run(parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], None], argv: Sequence[str] | None = None) -> int:
@@ -43,6 +46,19 @@ def _of_disk(error: OSError) -> Problem:
         return Problem(place, say("The disk is full."), say("Make room, or write to another disk."))
     return Problem(place, say("It cannot be read or written: {reason}.", reason=error.strerror or str(error)),
                    say("Check that it is a file and not a folder, that its folder exists, and that you may write there."))
+
+
+def within(kind: type[Number], least: Number, most: Number | None = None) -> Callable[[str], Number]:
+    """A type for argparse: a number of this kind from ``least`` to ``most``."""
+    def read(text: str) -> Number:
+        value = kind(text)
+        if value < least or (most is not None and value > most):
+            span = f"{least} or more" if most is None else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"{text} is not {span}")
+        return value
+
+    read.__name__ = kind.__name__  # argparse names it where the text is no number at all
+    return read
 
 
 def tell(text: str) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from library.util.hashing import file_sha256, safetensors_hashes
+from library.util.header import read_header
 from library.util.records import Problem, UserError
 from library.util.said import say
 
@@ -149,7 +150,10 @@ def read_tensors(path: Path | str) -> dict[str, torch.Tensor]:
         raise
     except Exception as error:
         # Whatever torch, pickle or safetensors raise on broken bytes: the file is at fault, not the program.
-        what = say("This cannot be read as a file of tensors ({kind}: {error}).", kind=type(error).__name__, error=error)
+        header, first = read_header(path), (str(error).splitlines() or [""])[0]
+        what = say("This cannot be read as a file of tensors ({kind}: {error}).", kind=type(error).__name__, error=first)
+        if not header.readable:
+            what = say("It {detail}.", detail=header.detail)
         remedy = "It may be half downloaded or of another kind; fetch it again."
         raise UserError(Problem(str(path), what, remedy)) from error
 

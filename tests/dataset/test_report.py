@@ -115,6 +115,19 @@ def test_a_browser_shows_the_page_and_its_drop_list_is_applied(train, tmp_path, 
     assert not (train / "10_ぞび" / "plain.png").exists() and (train / "10_ぞび" / "good.png").exists()
 
 
+def test_of_two_equals_the_one_with_a_caption_stays_and_what_cannot_be_read_is_named(tmp_path, capsys):
+    folder = tmp_path / "1_x"
+    folder.mkdir()
+    made_up(5).save(folder / "more bytes.png")
+    made_up(5).save(folder / "described.jpg")
+    (folder / "described.txt").write_text("zobi", encoding="utf-8")
+    (folder / "broken.jpg").write_bytes((folder / "described.jpg").read_bytes()[:900])
+    assert run("duplicates", tmp_path) == 0
+    told = capsys.readouterr().out
+    assert "1_x/described.jpg = 1_x/more bytes.png" in told
+    assert "left out: 1 picture that cannot be read: 1_x/broken.jpg" in told
+
+
 def test_blur_is_told_from_what_is_shown():
     sharp, soft = [], []
     for seed in range(4):
