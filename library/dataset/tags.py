@@ -77,5 +77,5 @@ def frequencies(captions: Iterable[Sequence[str]]) -> Counter[str]:
     """In how many captions each tag stands."""
     counts: Counter[str] = Counter()
     for tags in captions:
-        counts.update({key(tag) for tag in tags})
+        counts.update(list(dict.fromkeys(key(tag) for tag in tags)))  # in order: equally common ones keep it
     return counts

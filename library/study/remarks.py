@@ -33,7 +33,7 @@ def on_tags(items: Sequence[Item]) -> list[str]:
         return []
     first = {one[0] for one in tags if one}
     trigger = first.pop() if len(first) == 1 else None
-    counts = Counter(tag for one in tags for tag in set(one))
+    counts = Counter(tag for one in tags for tag in dict.fromkeys(one))
     tied = [tag for tag, count in counts.most_common() if count >= ALWAYS * len(tags) and tag != trigger]
     if not tied:
         return []

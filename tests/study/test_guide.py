@@ -19,12 +19,14 @@ def test_a_command_of_the_guide_is_read_by_its_program(tool, line, monkeypatch):
 
     monkeypatch.chdir(ROOT)
     program = importlib.import_module(tool)
-    args = program.setup_parser().parse_args(shlex.split(line))
+    words = shlex.split(line)
+    cut = words.index("--") if "--" in words else len(words)
+    args, further = program.setup_parser().parse_args(words[:cut]), words[cut + 1:]
     right = {
-        "study": lambda: len(program.study_of(args, []).runs) == 15,  # alpha 1 and alpha = dim are one at dim 1
+        "study": lambda: len(program.study_of(args, further).runs) == 15,  # alpha 1 and alpha = dim are one at dim 1
         "xyz_grid": lambda: Path(args.config_file).is_file(),
         "dataset": lambda: Path(args.where).is_dir(),
-        "diagnose": lambda: all(name.startswith("output/quickstart/zobi") for name in args.files),
+        "diagnose": lambda: all(name.startswith("output/six/zobi") for name in args.files),
     }
     assert right[tool]()
 
