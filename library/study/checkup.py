@@ -121,7 +121,7 @@ def on_data(checked: Sequence[Checked]) -> list[str]:
 
 
 def in_a_row(checked: Sequence[Checked]) -> list[str]:
-    """Several files beside each other, and the one to take: the best price among the good."""
+    """Several files beside each other, and the one to take: the best price among the good, among all where none is."""
     good = [one for one in checked if one.verdict.kind == "good"]
     lines = [f"{'file':40} {'verdict':13} {'gain':>6} {'others':>7} {'best at':>7}"]
     names = [one.path.name for one in checked]
@@ -131,7 +131,15 @@ def in_a_row(checked: Sequence[Checked]) -> list[str]:
         cells = [f"{figures[key]:{width}.2f}" if key in figures else " " * width
                  for key, width in (("gain", 6), ("loss on others", 7), ("best strength", 7))]
         lines.append(f"{name:40} {one.verdict.kind:13} " + " ".join(cells))
-    if good:
-        best = max(good, key=lambda one: one.verdict.figures["gain"] - max(0.0, one.verdict.figures.get("loss on others", 1.0) - 1))
-        lines.append(say("to take: {name}, which gains most for what it harms", name=names[checked.index(best)]))
+    judged = [one for one in checked if one.verdict.kind != "damaged" and "gain" in one.verdict.figures]
+    if judged:
+        best = names[checked.index(max(good or judged, key=_worth))]
+        lines.append(say("to take: {name}, which gains most for what it harms", name=best) if good else
+                     say("none is good; first to try: {name}", name=best))
     return lines
+
+
+def _worth(one: Checked) -> tuple[bool, float]:
+    """What is known by heart comes last, then counts what is gained less what is harmed."""
+    figures = one.verdict.figures
+    return figures["loss in composition"] >= diagnosis.BY_HEART, figures["gain"] - max(0.0, figures.get("loss on others", 1.0) - 1)

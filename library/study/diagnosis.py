@@ -289,7 +289,7 @@ def _over_fitted(evidence: Evidence) -> Finding | None:
     copied = [one for one in evidence.copies if one.distance < COPY]
     if copied:
         worst = min(copied, key=lambda one: one.distance)
-        told.append(say('{count} of {drawn} drawn pictures are copies of training pictures ("{prompt}" of {nearest})',
+        told.append(say('copies of training pictures among the {drawn} that were drawn: {count} ("{prompt}" of {nearest})',
                         count=len(copied), drawn=len(evidence.copies), prompt=worst.prompt, nearest=worst.nearest))
     if evidence.trained is not None and evidence.trained.composition < BY_HEART:
         told.append(say("it knows its training pictures by heart: out of nearly pure noise they are predicted with a loss of "

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from library.study import evidence, trial
-from library.study.checkup import Checkup
+from library.study.checkup import Checked, Checkup, in_a_row
+from library.study.diagnosis import Verdict
 from library.train.run import main
 from tools import diagnose
 
@@ -80,6 +81,20 @@ def test_several_files_are_compared_and_mistakes_are_told_in_words(run, capsys):
     assert "best at" in capsys.readouterr().out
     assert diagnose.main([names[0], "--pretrained_model_name_or_path=nowhere", "--train_data_dir=nothing"]) == 1
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_where_no_file_is_good_the_one_to_try_first_is_named():
+    def file(name, kind, gain, composition, others):
+        figures = {"gain": gain, "loss in composition": composition, "loss on others": others, "best strength": 1.1}
+        return Checked(Path(name), Verdict(kind, (), figures), {}, {})
+
+    early, middle, by_heart = (file("early", "over-fitted", 0.60, 0.40, 1.14), file("middle", "over-fitted", 0.83, 0.18, 1.10),
+                               file("late", "over-fitted", 0.91, 0.09, 0.87))
+    damaged = Checked(Path("last"), Verdict("damaged", (), {}), {}, {})
+    assert in_a_row([early, middle, by_heart, damaged])[-1] == "none is good; first to try: middle"
+    good = file("good", "good", 0.5, 0.5, 1.0)
+    assert in_a_row([early, good, by_heart])[-1].startswith("to take: good,")
+    assert len(in_a_row([damaged, damaged])) == 3
 
 
 def test_at_no_strength_the_model_is_the_base_and_a_trial_repeats_itself(run):

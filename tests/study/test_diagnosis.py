@@ -56,7 +56,7 @@ def test_values_that_are_no_numbers_are_damage_before_anything_else():
 
 def test_copies_and_a_risen_validation_loss_are_over_fitting():
     copied = judge(replace(GOOD, copies=[Copied("zobi", "003.png", 0.2), Copied("zobi", "001.png", 0.9)]))
-    assert copied.kind == "over-fitted" and "1 of 2" in copied.lines()[0] and "003.png" in copied.lines()[0]
+    assert copied.kind == "over-fitted" and "the 2 that were drawn: 1 " in copied.lines()[0] and "003.png" in copied.lines()[0]
     heart = judge(replace(GOOD, trained=curve(0.4, 0.1, 0.2, composition=0.1)))
     assert heart.kind == "over-fitted" and "by heart" in heart.lines()[0]
     risen = judge(replace(GOOD, validation=[(10, 0.5), (20, 0.4), (30, 0.44)]))
