@@ -2,6 +2,7 @@
 
 import ast
 import multiprocessing
+import ntpath
 import os
 import pickle
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path, PureWindowsPath
 import pytest
 
 from library.config.resolve import Detected, resolve
+from library.data.files import caption_file, names_in
 from library.data.loading import Pictures, Setting
 from library.data.order import epoch_order
 from library.flags import parse
@@ -88,6 +90,14 @@ def test_endings_in_capitals_are_found_and_each_picture_once(japanese):
     place, (_, _, console) = japanese
     assert "num train images * repeats: 8" in console
     assert len(list((place / "学習 画像" / "2_線 画").glob("*.npz"))) == 4
+
+
+def test_a_caption_with_its_ending_in_capitals_is_found_as_windows_finds_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(os.path, "normcase", ntpath.normcase)
+    image = picture(tmp_path / "A01.png", caption=None)
+    (tmp_path / "a01.TXT").write_text("cat", encoding="utf-8")
+    assert caption_file(image, ".txt", names_in(tmp_path)) is not None
+    assert caption_file(image, ".caption", names_in(tmp_path)) is None
 
 
 def test_a_program_goes_on_when_its_console_is_closed(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
 from collections.abc import Container, Iterator
@@ -162,11 +163,16 @@ def caption_names(image: Path, extension: str) -> Iterator[str]:
         yield "_".join(parts[:-4]) + extension
 
 
+def names_in(folder: Path) -> frozenset[str]:
+    """The names in a folder, for ``caption_file``; on Windows small and capital letters are one."""
+    return frozenset(os.path.normcase(path.name) for path in folder.iterdir())
+
+
 def caption_file(image: Path, extension: str, listed: Container[str] | None = None) -> Path | None:
-    """The caption file of a picture; ``listed`` are the folder's names where they are known already."""
+    """The caption file of a picture; ``listed`` are the folder's names (``names_in``) where they are known already."""
     for name in caption_names(image, extension):
         file = image.with_name(name)
-        if name in listed if listed is not None else file.is_file():
+        if os.path.normcase(name) in listed if listed is not None else file.is_file():
             return file
     return None
 

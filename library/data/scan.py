@@ -171,7 +171,7 @@ def _raw_of_folder(folder: Path, subset: SubsetConfig, info: Mapping[str, Mappin
         found.warn(folder, say("Several pictures share a name and so a caption and a cache: {listed}.",
                                listed=listed(doubles)),
                    "Rename them, or remove the copies.")
-    names = {path.name for path in folder.iterdir()}
+    names = files.names_in(folder)
     read = partial(_with_caption, subset=subset, names=names, found=found)
     raw = [_noted(path, info[path.name]) if path.name in info else read(path) for path in images]
     return _judged(folder, subset, raw, names, found)
@@ -181,7 +181,7 @@ def _noted(path: Path, entry: Mapping[str, Any]) -> Raw:
     return Raw(path, entry.get("caption") or "", bool(entry.get("caption")))
 
 
-def _with_caption(path: Path, subset: SubsetConfig, names: set[str], found: Found) -> Raw:
+def _with_caption(path: Path, subset: SubsetConfig, names: frozenset[str], found: Found) -> Raw:
     file = files.caption_file(path, subset.caption_extension, names)
     if file is None:
         return Raw(path, subset.class_tokens or "", False)
@@ -194,7 +194,7 @@ def _with_caption(path: Path, subset: SubsetConfig, names: set[str], found: Foun
     return Raw(path, base_caption(lines, subset), True)
 
 
-def _judged(folder: Path, subset: SubsetConfig, raw: list[Raw], names: set[str], found: Found) -> list[Raw]:
+def _judged(folder: Path, subset: SubsetConfig, raw: list[Raw], names: frozenset[str], found: Found) -> list[Raw]:
     """Say what is odd about a folder's captions."""
     empty = [one.path.name for one in raw if one.has_caption and not one.caption]
     if empty:
@@ -221,7 +221,7 @@ def _judged(folder: Path, subset: SubsetConfig, raw: list[Raw], names: set[str],
     return raw
 
 
-def _other_ending(without: list[Path], subset: SubsetConfig, names: set[str]) -> str | None:
+def _other_ending(without: list[Path], subset: SubsetConfig, names: frozenset[str]) -> str | None:
     endings = [ending for ending in (".txt", ".caption") if ending != subset.caption_extension]
     return next((ending for ending in endings if any(files.caption_file(path, ending, names) for path in without)), None)
 
