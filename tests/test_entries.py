@@ -86,3 +86,9 @@ def test_trainer_runs_what_a_namespace_says(tmp_path, monkeypatch):
 def test_trainer_raises_what_is_wrong(tmp_path):
     with pytest.raises(UserError, match=r"output_dir|base model"):
         NetworkTrainer().train(train_network.setup_parser().parse_args([]))
+
+
+def test_bitsandbytes_does_not_speak_of_the_cpu_in_any_program():
+    code = "import library, logging; print(logging.getLogger('bitsandbytes').isEnabledFor(logging.WARNING))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["False"]

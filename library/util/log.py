@@ -114,7 +114,6 @@ def prepare_environment() -> None:
     if os.name == "nt":
         os.environ.setdefault("HF_HUB_DISABLE_SYMLINKS_WARNING", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it is imported, and speaks, before logging is set up
 
 
 def set_up(
