@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
+from adapter_gradients import adapter_gradients
 from test_contract import cond_of, noised_latents
 
 from library.config.run_config import MachineConfig
 from library.families import registry
-from library.train import checkpointing, eight_bit, prepare, quantised
+from library.train import eight_bit, prepare, quantised
 from library.train.prepare import settle
 from library.train.session import decide_precision
 from library.util.records import UserError
-from networks import registry as networks
-from networks.request import NetworkRequest
 
 CPU = torch.device("cpu")
 
@@ -29,31 +27,14 @@ def widened(model: torch.nn.Module, kind: str) -> None:
             layer.weight.data = way.widen(*way.store(layer.weight.data), layer.weight.shape, layer.weight.dtype)
 
 
-def gradients(name: str, change: Any) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
-    family = registry.get(name)
-    parts = family.tiny(0)
-    torch.manual_seed(0)
-    targets = [t for t in family.adapter_targets(parts) if t.root == "denoiser"]
-    network = networks.attach("networks.lora", NetworkRequest(
-        targets=targets, dim=2, alpha=2, vae=parts.vae, text_encoders=[], denoiser=parts.denoiser, train_text_encoder=False))
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    network.prepare_grad_etc([], parts.denoiser)
-    checkpointing.enable(parts.denoiser, [], checkpointing.checkpoint_function(network))
-    change(parts.denoiser)
-    noised, cond = noised_latents(family, parts), cond_of(family, parts)
-    family.predict(parts, noised, cond).square().mean().backward()
-    return {key: p.grad for key, p in network.named_parameters() if p.grad is not None}, parts.denoiser
-
-
 @pytest.mark.parametrize("swapped", [0, 2])
 @pytest.mark.parametrize("kind", quantised.WAYS)
 @pytest.mark.parametrize("name", ["zimage"])
 def test_adapters_see_the_quantised_model_and_its_gradients(name: str, kind: str, swapped: int) -> None:
     machine = MachineConfig(base_quantization=kind, blocks_to_swap=swapped)
-    found, model = gradients(name, lambda denoiser: settle(machine, denoiser, CPU))
-    expected, plain = gradients(name, lambda denoiser: widened(denoiser, kind))
-    exact, _ = gradients(name, lambda denoiser: None)
+    found, model = adapter_gradients(name, lambda denoiser: settle(machine, denoiser, CPU))
+    expected, plain = adapter_gradients(name, lambda denoiser: widened(denoiser, kind))
+    exact, _ = adapter_gradients(name, lambda denoiser: None)
     assert found.keys() == expected.keys() and expected
     assert all(torch.allclose(found[key], expected[key], rtol=1e-4, atol=1e-6) for key in expected)
     assert not all(torch.allclose(found[key], exact[key], rtol=1e-4, atol=1e-6) for key in exact)

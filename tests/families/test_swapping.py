@@ -6,44 +6,34 @@ from typing import Any
 
 import pytest
 import torch
-from test_contract import cond_of, noised_latents
+from adapter_gradients import adapter_gradients
 
 from library.config.sections import machine
 from library.families import registry
 from library.flags import parse
-from library.train import checkpointing, swapping
+from library.train import swapping
 from library.util.records import UserError
-from networks import registry as networks
-from networks.request import NetworkRequest
 
 
-def adapter_gradients(name: str, waiting: int, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, torch.Tensor], list[Any]]:
-    """Gradients of a LoRA on a tiny model. What waits is kept negated: whoever computed with it would compute wrongly."""
-    family = registry.get(name)
-    parts = family.tiny(0)
-    torch.manual_seed(0)
-    targets = [t for t in family.adapter_targets(parts) if t.root == "denoiser"]
-    network = networks.attach("networks.lora", NetworkRequest(
-        targets=targets, dim=2, alpha=2, vae=parts.vae, text_encoders=[], denoiser=parts.denoiser, train_text_encoder=False))
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    network.prepare_grad_etc([], parts.denoiser)
-    checkpointing.enable(parts.denoiser, [], checkpointing.checkpoint_function(network))
+def with_swapped(name: str, waiting: int, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, torch.Tensor], list[Any]]:
+    """What waits is kept negated: whoever computed with it would compute wrongly."""
     monkeypatch.setattr(swapping, "visiting", lambda home, device: -home)
-    visitors = swapping.swap(parts.denoiser, waiting, torch.device("cpu"))
-    for visitor in visitors:
-        for *_, home in visitor.places:
-            home.neg_()
-    noised, cond = noised_latents(family, parts), cond_of(family, parts)
-    family.predict(parts, noised, cond).square().mean().backward()
-    return {key: p.grad for key, p in network.named_parameters() if p.grad is not None}, visitors
+    visitors: list[Any] = []
+
+    def swap(denoiser: torch.nn.Module) -> None:
+        visitors.extend(swapping.swap(denoiser, waiting, torch.device("cpu")))
+        for visitor in visitors:
+            for *_, home in visitor.places:
+                home.neg_()
+
+    return adapter_gradients(name, swap)[0], visitors
 
 
 @pytest.mark.parametrize("name", registry.names())
 def test_blocks_that_wait_in_main_memory_leave_gradients_as_they_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = len(swapping.blocks(registry.get(name).tiny(0).denoiser))
-    expected, _ = adapter_gradients(name, 0, monkeypatch)
-    found, visitors = adapter_gradients(name, blocks, monkeypatch)
+    expected, _ = with_swapped(name, 0, monkeypatch)
+    found, visitors = with_swapped(name, blocks, monkeypatch)
     assert blocks >= 2 and expected and found.keys() == expected.keys()
     assert all(torch.equal(found[key], expected[key]) for key in expected)
     assert len(visitors) == blocks
