@@ -96,7 +96,10 @@ def resolve(flags: Flags, detect: Detect, family_of: FamilyOf = registry.get) ->
 def _model(
     flags: Flags, detect: Detect, family_of: FamilyOf, origins: dict[str, str], found: list[Problem]
 ) -> tuple[ModelConfig | None, Family | None]:
-    """The base model's section: a typed option wins over one found in its files, that over the script's default."""
+    """The base model's section: a typed option wins over one found in its files, that over the script's default.
+
+    The defaults of another architecture's script are not asked: a Lumina model does not learn with Flux' prediction type.
+    """
     source = flags["pretrained_model_name_or_path"]
     try:
         detected = detect(source, flags)
@@ -107,8 +110,9 @@ def _model(
     found += detected.notes
     names = [one.name for one in fields(family.Options)]
     options: dict[str, Any] = {}
+    own = flags.script in family.SPEC.scripts
     for name in names:
-        if name in flags and (flags.given(name) or name not in detected.options):
+        if name in flags and (flags.given(name) or (own and name not in detected.options)):
             options[name] = flags[name]
         elif name in detected.options:
             options[name] = detected.options[name]

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 from library.config.resolve import Detected, resolve
 from library.config.toml_file import read_command
-from library.flags import parse
+from library.flags import SCRIPTS, parse
 
 NEEDED = [
     "--pretrained_model_name_or_path=model.safetensors",
@@ -26,7 +26,7 @@ class Options:
 
 
 SPEC = SimpleNamespace(title="A Model", bucket_step=64, save_formats=("kohya", "diffusers"), recommended={},
-                       distilled_marks=())
+                       distilled_marks=(), scripts=tuple(SCRIPTS))
 FAMILY = SimpleNamespace(SPEC=SPEC, Options=Options)
 
 

@@ -159,6 +159,16 @@ def test_options_come_from_the_flag_then_the_checkpoint_then_the_default():
     assert config.origins["v2"] == "checkpoint" and config.origins["clip_skip"] == "command line"
 
 
+def test_the_defaults_of_another_architectures_script_do_not_reach_a_model():
+    """Flux' script predicts sigma_scaled where nothing is typed, which no other architecture can learn with."""
+    def options(script, *argv):
+        return resolve(parse([*NEEDED, *argv], script), lambda source, flags: Detected("lumina2")).model.options
+
+    assert "model_prediction_type" not in options("flux_train_network.py")
+    typed = options("flux_train_network.py", "--discrete_flow_shift=2")
+    assert typed == {"discrete_flow_shift": 2.0} and options("lumina_train_network.py")["discrete_flow_shift"] == 6.0
+
+
 def test_an_option_of_another_architecture_stops_where_it_was_asked_for():
     with pytest.raises(UserError, match="t5xxl"):
         resolved(["--t5xxl=x.safetensors"], script="sd3_train_network.py")
