@@ -172,6 +172,17 @@ def load_of(context: Context) -> Load:
     )
 
 
+def most_blocks(context: Context, family: str) -> int:
+    """Blocks of the published model of a family that a local model is by its size, else of the largest one."""
+    from library.families import registry, released
+    from library.preflight.model_files import local_path, typed_model
+
+    path, every = local_path(context, typed_model(context)), released.of(registry.get(family).SPEC.name)
+    local = model_size(context).denoiser if path is not None and path.exists() else 0.0
+    alike = [one.blocks for one in every if abs(one.denoiser * released.BILLION - local) < 0.05 * local]
+    return max(alike or [one.blocks for one in every])
+
+
 def blocks_to_swap(context: Context, free: float) -> int | None:
     """The smallest number of waiting blocks with which the run fits into ``free`` bytes; None where none does."""
     most = model_size(context).blocks

@@ -293,6 +293,17 @@ def check_half_vae(context: Context) -> Iterator[Problem]:
         yield context.warn("half_vae", "--no_half_vae", title=spec.title)
 
 
+@check("blocks_too_many", level="words", row="F06", needs=("config",))
+def check_blocks(context: Context) -> Iterator[Problem]:
+    """More waiting blocks than the model has. A model that nobody published is judged again once it is loaded."""
+    from library.preflight.estimate import most_blocks
+
+    assert context.config is not None
+    count = context.config.machine.blocks_to_swap
+    if count and count > (most := most_blocks(context, context.config.model.family)):
+        yield context.stop("blocks_too_many", "--blocks_to_swap", count=count, most=most)
+
+
 LARGE_BATCH = 8 * 512 * 512
 """Pixels of a batch from which checkpointing is worth a word."""
 

@@ -84,6 +84,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "warmup_long": ("A warm-up of {warmup} takes {percent} % of the {steps} steps.", "5 to 10 % is usual: --lr_warmup_steps 5%."),
     "saved_as_pickle": ("A .{kind} file can carry programs that run when it is opened, so many image programs refuse it.", "Use --save_model_as safetensors."),
     "save_precision_low": ("bf16 files are not read by every program.", "--save_precision fp16 is read everywhere."),
+    "blocks_too_many": ("{count} was asked for, but the model has {most} blocks.", "Give {most} or less."),
     "half_vae": ("The VAE of {title} (the part that turns pictures into what is trained on, and back) gives invalid numbers in fp16: pictures turn black.",
                  "Add --no_half_vae, or give a repaired one with --vae."),
     "checkpointing_advice": ("A batch of {batch} without --gradient_checkpointing needs much memory.",

@@ -31,7 +31,7 @@ from library.util.records import Cond, Problem
 from library.util.said import say, spoken
 from networks import registry as networks
 
-from . import caching, calibration, facts, guide as guides, measuring, position, prepare, seeds
+from . import caching, calibration, facts, guide as guides, measuring, position, prepare, seeds, swapping
 from .diagnosing import Diagnosing
 from .guarding import Guarding, PaceMark, Watchdog
 from .loop import Length, LoopTools, run_loop
@@ -76,6 +76,7 @@ def material(config: RunConfig, family: Family, plan: DatasetPlan) -> Material:
         since = time.time()
         parts = prepare.load(config, family, accelerator.device, precision)
         log.info(say("model loaded in {seconds:.1f} s", seconds=time.time() - since))
+    swapping.check(parts.denoiser, config.machine.blocks_to_swap)
     if config.loop.kohya_order:
         seeds.skip_uniform_draws(seeds.default_init_draws(parts.denoiser))
     prepare.merge_base(config, family, parts)

@@ -50,15 +50,21 @@ class Visitor:
             table[name] = home
 
 
+def check(model: nn.Module, count: int) -> None:
+    """Raise UserError where a model has fewer than ``count`` blocks."""
+    most = len(blocks(model)) if count else 0
+    if count > most:
+        raise UserError(Problem("--blocks_to_swap", say("{count} was asked for, but the model has {most} blocks.", count=count,
+                                                        most=most), say("Give {most} or less.", most=most)))
+
+
 def swap(model: nn.Module, count: int, device: torch.device) -> list[Visitor]:
     """Let the ``count`` largest blocks of a frozen model on the CPU wait there, and put all else on the device.
 
     Raises UserError where the model has fewer blocks.
     """
+    check(model, count)
     found = blocks(model)
-    if count > len(found):
-        raise UserError(Problem("--blocks_to_swap", say("{count} was asked for, but the model has {most} blocks.", count=count,
-                                                        most=len(found)), say("Give {most} or less.", most=len(found))))
     waiting = sorted(found, key=lambda block: -sum(p.nbytes for p in block.parameters()))[:count]
     kept = {id(tensor) for block in waiting for tensor in (*block.parameters(), *block.buffers())}
     for tensor in (*model.parameters(), *model.buffers()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,11 @@ from adapter_gradients import adapter_gradients
 from library.config.sections import machine
 from library.families import registry
 from library.flags import parse
-from library.train import swapping
+from library.train import run, stages, swapping
 from library.util.records import UserError
+from tests.data_room.made import picture
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def with_swapped(name: str, waiting: int, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, torch.Tensor], list[Any]]:
@@ -50,6 +54,16 @@ def test_the_largest_blocks_wait_and_more_than_there_are_is_refused() -> None:
     with pytest.raises(UserError) as refused:
         swapping.swap(model, 99, torch.device("cpu"))
     assert f"has {len(sizes)} blocks" in refused.value.problems[0].what
+
+
+def test_too_many_blocks_are_refused_before_anything_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "train" / "1_x" / "a.png")
+    monkeypatch.setattr(stages.caching, "fill", lambda *_: pytest.fail("a cache was filled"))
+    argv = [f"--pretrained_model_name_or_path={ROOT / 'examples' / 'tiny-flow'}", f"--train_data_dir={tmp_path / 'train'}",
+            f"--output_dir={tmp_path / 'out'}", "--resolution=64", "--network_module=networks.lora", "--max_train_steps=1",
+            "--caption_extension=.txt", "--cache_latents", "--blocks_to_swap=29"]
+    monkeypatch.chdir(tmp_path)
+    assert run.main(argv, "lumina_train_network.py") == 1
 
 
 def test_the_flag_switches_checkpointing_on() -> None:

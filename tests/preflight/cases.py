@@ -233,6 +233,7 @@ WORDS: dict[str, Case] = {
     "warmup_long": lambda w: w.context(lr_scheduler="cosine", lr_warmup_steps=900),
     "saved_as_pickle": lambda w: w.context(save_model_as="ckpt"),
     "save_precision_low": lambda w: w.context(save_precision="bf16"),
+    "blocks_too_many": lambda w: w.full("flux_train_network.py", family="flux1", plan=False, blocks_to_swap=58),
     "half_vae": lambda w: w.full("sdxl_train_network.py", family="sdxl", plan=False),
     "checkpointing_advice": lambda w: w.full(
         train_batch_size=8, gradient_checkpointing=None, resolution="512,512", max_bucket_reso=1024
