@@ -21,7 +21,7 @@ from library.util.said import say
 from networks import keys, peft_files
 from networks.base import Adapter, AdapterNetwork, Kind, NetworkPlan, Setup, Strength, readable_weight, sizes_of
 from networks.options import read_options
-from networks.ranks import Rank, RankRequest, plan
+from networks.ranks import Rank, RankRequest, hit, patterns, plan
 from networks.targets import derive_targets
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class IA3Options:
     """``--network_args`` of (IA)^3."""
 
     include_patterns: str | None = None
-    """Regular expressions on module paths: these instead of the paper's keys, values and feed-forward."""
+    """Regular expressions on module paths: these beside the paper's keys, values and feed-forward."""
     exclude_patterns: str | None = None
 
 
@@ -91,8 +91,9 @@ KIND = Kind("ia3", Factors, IA3Options, _rank_of)
 
 
 def _chosen(targets: Sequence[Target], options: IA3Options) -> list[Target]:
-    if options.include_patterns is None:
-        targets = [t for t in targets if not t.conv_only and (KEYS_AND_VALUES.search(t.path) or reads_inner(t))]
+    included = patterns("include_patterns", options.include_patterns)
+    targets = [t for t in targets if hit(t, included)
+               or (not t.conv_only and (KEYS_AND_VALUES.search(t.path) or reads_inner(t)))]
     ranks = plan(targets, RankRequest(dim=1, conv_dim=1, include=options.include_patterns, exclude=options.exclude_patterns))
     return [t for t in targets if t.name in ranks]
 
@@ -100,7 +101,7 @@ def _chosen(targets: Sequence[Target], options: IA3Options) -> list[Target]:
 def create_network(multiplier: float, network_dim: int | None, network_alpha: float | None, vae: Any, text_encoder: Any,
                    unet: Any, neuron_dropout: float | None = None, *, targets: Sequence[Target] | None = None,
                    **network_args: Any) -> AdapterNetwork:
-    """Make the network on keys, values and feed-forwards (others by ``include_patterns``).
+    """Make the network on keys, values and feed-forwards, and others by ``include_patterns``.
 
     Raises UserError for unknown arguments, for dropout, which (IA)^3 has not, and where no module is left.
     """

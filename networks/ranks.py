@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +13,7 @@ from library.util.said import say
 from networks import blocks
 from networks.blocks import BlockWords
 
+logger = logging.getLogger(__name__)
 DEFAULT_DIM = 4
 
 
@@ -35,7 +38,9 @@ class RankRequest:
     pattern_dims: str | None = None
     """``regex=dim,regex=dim``: ranks of modules whose dotted path matches in full; 0 leaves a module out."""
     include: str | None = None
+    """Modules that are adapted whatever else is said; patterns on dotted paths as in ``patterns``."""
     exclude: str | None = None
+    """Modules that are not."""
 
 
 def is_small(target: Target) -> bool:
@@ -73,28 +78,59 @@ def value_for(target: Target, patterns: list[tuple[re.Pattern[str], float]]) -> 
     return next((v for p, v in patterns if any(p.fullmatch(s) for s in spellings)), None)
 
 
+def patterns(flag: str, text: str | None) -> list[re.Pattern[str]]:
+    """Regular expressions of ``include_patterns`` or ``exclude_patterns``: kohya's Python list of texts, or commas between.
+
+    Raises UserError for what is none.
+    """
+    if not text:
+        return []
+    try:
+        return [re.compile(word) for word in _words(text.strip())]
+    except re.error as error:
+        raise UserError(
+            Problem(
+                f"--network_args {flag}={text}",
+                say("This is not a regular expression ({error}).", error=error),
+                "Write regular expressions on module paths, with commas between.",
+            )
+        ) from error
+
+
+def _words(text: str) -> list[str]:
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        # A pattern typed as it is, or a list whose quotes a shell has eaten.
+        return [word.strip().strip("'\"") for word in text.strip("[]").split(",") if word.strip()]
+    return [str(word) for word in (found if isinstance(found, (list, tuple)) else [found])]
+
+
+def hit(target: Target, found: Sequence[re.Pattern[str]]) -> bool:
+    """Whether one of the patterns matches a module's path in full (in either spelling), or its name."""
+    return any(p.fullmatch(s) for p in found for s in (target.path, target.native, target.name) if s)
+
+
+def with_included(targets: Sequence[Target], further: Sequence[Target], include: str | None) -> list[Target]:
+    """The targets and those of ``further`` that ``include_patterns`` names, which get no adapter otherwise."""
+    known, found = {target.name for target in targets}, patterns("include_patterns", include)
+    return [*targets, *(target for target in further if target.name not in known and hit(target, found))]
+
+
 def _wanted(request: RankRequest) -> Callable[[Target], bool]:
-    def compiled(flag: str, text: str | None) -> list[re.Pattern[str]]:
-        if not text:
-            return []
-        words = text.strip().strip("[]").split(",")
-        try:
-            return [re.compile(w.strip().strip("'\"")) for w in words if w.strip()]
-        except re.error as error:
-            raise UserError(
-                Problem(
-                    f"--network_args {flag}={text}",
-                    say("This is not a regular expression ({error}).", error=error),
-                    "Write regular expressions on module paths, with commas between.",
-                )
-            ) from error
+    """kohya's rule: what is included is adapted, also where it is excluded, too, or would not be adapted otherwise."""
+    include, exclude = patterns("include_patterns", request.include), patterns("exclude_patterns", request.exclude)
+    with_conv = request.conv_dim is not None or request.words.conv_dims is not None
+    return lambda t: hit(t, include) or ((with_conv or not t.conv_only) and not hit(t, exclude))
 
-    include, exclude = compiled("include_patterns", request.include), compiled("exclude_patterns", request.exclude)
 
-    def hit(target: Target, patterns: list[re.Pattern[str]]) -> bool:
-        return any(p.fullmatch(s) for p in patterns for s in (target.path, target.native, target.name) if s)
-
-    return lambda t: (not exclude or not hit(t, exclude)) and (not include or hit(t, include))
+def tell_idle(targets: Sequence[Target], request: RankRequest) -> None:
+    """Warn of patterns that match no module; kohya's trainer says nothing, and the file is not what was meant."""
+    for flag, text in (("include_patterns", request.include), ("exclude_patterns", request.exclude)):
+        for pattern in patterns(flag, text):
+            if not any(hit(target, [pattern]) for target in targets):
+                logger.warning(say("{flag}: {pattern} matches no module of this model, in full, as it must.",
+                                   flag=flag, pattern=pattern.pattern))
 
 
 def plan(targets: Sequence[Target], request: RankRequest) -> dict[str, Rank]:
@@ -107,15 +143,15 @@ def plan(targets: Sequence[Target], request: RankRequest) -> dict[str, Rank]:
     alpha = 1.0 if request.alpha is None else float(request.alpha)
     conv_alpha = 1.0 if request.conv_alpha is None else float(request.conv_alpha)
     by_block = _block_ranks(targets, request, (dim, alpha), (request.conv_dim, conv_alpha))
-    with_conv = request.conv_dim is not None or (by_block is not None and by_block.conv_dims is not None)
-    patterns = parse_patterns("network_reg_dims", request.pattern_dims, int)
+    own_dims = parse_patterns("network_reg_dims", request.pattern_dims, int)
     wanted = _wanted(request)
+    tell_idle(targets, request)
     ranks: dict[str, Rank] = {}
     for target in targets:
-        if not wanted(target) or (target.conv_only and not with_conv):
+        if not wanted(target):
             continue
         small = is_small(target)
-        own = value_for(target, patterns)
+        own = value_for(target, own_dims)
         if own is not None:
             chosen: tuple[int | None, float] = (int(own), alpha)
         elif by_block is not None and target.root == "denoiser":

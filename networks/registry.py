@@ -12,6 +12,7 @@ from typing import Any
 from library.util.records import Problem, UserError
 from library.util.said import say
 from networks import keys, role_rates
+from networks.ranks import with_included
 from networks.request import NetworkRequest
 from networks.role_dims import with_outer
 
@@ -128,9 +129,10 @@ def create(module_name: str, request: NetworkRequest) -> Any:
 
         role_rates.refuse(request.args, module_name)
         return create_foreign(module, module_name, request)
+    targets = with_outer(request.args, request.targets, request.extra_targets)
+    targets = with_included(targets, request.extra_targets, request.args.get("include_patterns"))
     return module.create_network(request.multiplier, request.dim, request.alpha, request.vae,
-                                 list(request.text_encoders), request.denoiser, request.dropout,
-                                 targets=with_outer(request.args, request.targets, request.extra_targets), **request.args)
+                                 list(request.text_encoders), request.denoiser, request.dropout, targets=targets, **request.args)
 
 
 def create_from_weights(module_name: str, request: NetworkRequest, weights: Path | Mapping[str, Any],

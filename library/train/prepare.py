@@ -23,6 +23,7 @@ from library.sample.undisturbed import random_states_kept
 from library.util.records import Target, UserError
 from library.util.said import say
 from networks import registry as networks
+from networks.ranks import hit, patterns
 from networks.registry import NetworkRequest
 from networks.role_rates import TEXT_ADAPTER
 
@@ -154,7 +155,8 @@ def chosen_targets(config: RunConfig, family: Family, parts: Parts) -> list[Targ
         return everything
     text = [target for target in everything if target.root != "denoiser"] if settings.train_text_encoder else []
     if PATTERNS in settings.args:
-        return text + targets.denoiser_targets(family, parts)
+        included = patterns(PATTERNS, settings.args[PATTERNS])
+        return text + [target for target in targets.denoiser_targets(family, parts) if hit(target, included)]
     return text + targets.choose(family, parts, settings.targets)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from library.util.records import UserError
-from networks import lora
+from networks import lora, ranks
 from tests.networks.models import full_size, golden, output, tiny, tiny_network
 
 
@@ -300,10 +300,36 @@ def test_rslora_scales_by_the_root_of_dim():
 
 def test_patterns_choose_modules_and_ranks():
     text, unet = tiny()
-    network = lora.create_network(1.0, 4, 1.0, None, text, unet, include_patterns=r".*attn1.*",
+    network = lora.create_network(1.0, 4, 1.0, None, text, unet, exclude_patterns="['.*']", include_patterns="['.*attn1.*']",
                                   network_reg_dims=r".*to_q=8,.*to_k=0")
     names = {a.lora_name.split("attn1_")[1]: a.lora_dim for a in network.adapters}
     assert names == {"to_q": 8, "to_v": 4, "to_out_0": 4}
+
+
+def adapted(unet, **args):
+    return {adapter.lora_name for adapter in lora.create_network(1.0, 4, 1.0, None, [], unet, **args).adapters}
+
+
+def test_included_modules_join_the_others_and_win_over_excluded_ones_as_in_kohya():
+    _, unet = tiny()
+    usual = adapted(unet)
+    assert adapted(unet, exclude_patterns="['.*attn2.*', '.*ff.*']") == {n for n in usual if "attn2" not in n and "_ff_" not in n}
+    assert adapted(unet, exclude_patterns=".*attn.*", include_patterns=".*attn2.to_q,.*time_emb_proj") - usual
+    kept = adapted(unet, exclude_patterns=".*attn.*", include_patterns=".*attn2.to_q")
+    assert kept == {name for name in usual if ("_attn1_" not in name and "_attn2_" not in name) or name.endswith("attn2_to_q")}
+
+
+@pytest.mark.parametrize(("typed", "words"), [("['.*a{1,2}.*', 'b']", [".*a{1,2}.*", "b"]), ("'a,b'", ["a,b"]), (None, []),
+                                              ("a, b", ["a", "b"]),
+                                              ("[.*mlp.*,c]", [".*mlp.*", "c"]), ('["a"]', ["a"])])
+def test_patterns_are_kohyas_list_or_words_with_commas(typed, words):
+    assert [pattern.pattern for pattern in ranks.patterns("include_patterns", typed)] == words
+
+
+def test_patterns_that_match_nothing_are_warned_about(caplog):
+    _, unet = tiny()
+    adapted(unet, exclude_patterns="attn2")
+    assert "exclude_patterns: attn2 matches no module" in caplog.text
 
 
 # ------------------------------------------------------------------------------------------------------- max norm

@@ -118,6 +118,13 @@ def test_luminas_roles_and_parts_reach_their_layers(lumina):
                      "noise_refiner": {"noise_refiner"}, "context_refiner": {"context_refiner"}}
 
 
+def test_included_layers_outside_the_blocks_get_an_adapter(lumina):
+    """kohya's example for Anima: ``include_patterns=['.*final_layer.*']``; native and diffusers' names both count."""
+    targets, outside = lumina
+    further = ranks(targets, outside, include_patterns="['x_embedder']", exclude_patterns="['.*_embedder.*', '.*mlp.*']")
+    assert set(further) - set(ranks(targets)) == {"x_embedder"}
+
+
 def test_split_qkv_is_what_happens_and_its_absence_is_told(model, caplog):
     _, targets = model
     with caplog.at_level("INFO"):
