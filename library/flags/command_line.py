@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from library.flags.blanks import put_together
 from library.flags.convert import NotUnderstood, convert, problem
 from library.flags.flag import Flag, boolean
 from library.flags.hidden import shown
@@ -53,7 +54,9 @@ def collect(argv: Sequence[str] | None = None, script: str = NETWORK) -> tuple[F
     mended = mend(argv, table)
     reading = Reading(script, notes=mended.notes, problems=mended.problems)
     parser = CollectingParser(script)
-    given, rest = parser.read(mended.tokens)
+    whole = put_together(mended.tokens, table, script)
+    reading.problems += whole.problems
+    given, rest = parser.read(whole.tokens)
     if given.pop("help", False):
         sys.stdout.write(help_text(script))
         raise SystemExit(0)
@@ -62,7 +65,7 @@ def collect(argv: Sequence[str] | None = None, script: str = NETWORK) -> tuple[F
             reading.note(typed, say("Short for --{name}.", name=name), "")
     for name, times in given.items():
         _read_flag(table[name], times, reading)
-    _judge_rest(rest, parser, mended.tokens, reading)
+    _judge_rest(rest, parser, whole.tokens, reading)
     values = defaults(script) | reading.values
     origins = dict.fromkeys(reading.values, COMMAND_LINE)
     return Flags(script, values, origins, tuple(reading.notes), argv), reading.problems

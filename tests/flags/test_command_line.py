@@ -173,9 +173,23 @@ def test_a_value_after_an_equals_sign_and_a_space_is_taken():
     assert flags["config_file"] == "a.toml" and flags["caption_prefix"] == "" and flags["v2"]
 
 
-def test_an_unquoted_path_with_spaces_asks_for_quotes():
-    assert "put quotes around" in texts(problems("--train_data_dir C:/My Data/x"))
-    assert "put quotes around" in texts(problems("--train_data_dir=C:/My Data/x"))
+@pytest.mark.parametrize("sign", ["=", " "])
+def test_an_unquoted_path_with_blanks_is_answered_by_the_line_that_works(sign):
+    typed = f"--train_data_dir{sign}C:/My Data/x y --v2 --output_n{sign}a b --wandb_api_key=secret --resolution 512,512"
+    found = problems(typed)
+    assert [one.where for one in found] == ["--train_data_dir", "--output_n"]
+    assert found[0].remedy == 'Write --train_data_dir="C:/My Data/x y".'
+    line = found[-1].remedy.partition("The whole line: ")[2]
+    assert line == ('accelerate launch train_network.py --train_data_dir="C:/My Data/x y" --v2 --output_n="a b" '
+                    "--wandb_api_key=(hidden) --resolution 512,512")
+    flags = parse(shlex.split(line)[3:])
+    assert (flags["train_data_dir"], flags["output_name"]) == ("C:/My Data/x y", "a b")
+
+
+@pytest.mark.parametrize("line", ["--train_data_dir train ^", "--train_data_dir train # mine",
+                                  "--network_module networks.lora a=1"])
+def test_words_that_are_no_part_of_a_path_are_not_joined_to_it(line):
+    assert "without quotes" not in texts(problems(line))
 
 
 def test_a_switch_understands_true_and_false():
