@@ -47,11 +47,9 @@ def put_together(tokens: Sequence[str], table: dict[str, Flag], script: str) -> 
             position += 1
     line = " ".join(map(_quoted, ["accelerate", "launch", script, *shown_words(whole.tokens)]))
     for option, joined in values:
-        remedy = say('Write {option}="{joined}".', option=option, joined=joined)
-        if (option, joined) == values[-1]:
-            remedy = say("{remedy} The whole line: {line}", remedy=remedy, line=line)
         whole.problems.append(Problem(option, say('"{joined}" came without quotes and fell apart at its blanks.', joined=joined),
-                                      remedy, check="flags"))
+                                      say('Write {option}="{joined}".', option=option, joined=joined), check="flags",
+                                      command=line if (option, joined) == values[-1] else ""))
     return whole
 
 

@@ -30,6 +30,7 @@ WORDS = {
     "begun_warn": "Seen during the training",
     "last": "Not started. The cause: {where}: {what}",
     "begun_last": "Stopped. The cause: {where}: {what}",
+    "command": "The command line that works, to copy:",
     "more": " (and {more} more above)",
     "wrapper": '(The lines about a "non-zero exit status" below come from accelerate and add nothing.)',
 }
@@ -115,6 +116,8 @@ def render(
             lines.append(box.corners[2] + box.thin * (width - 1))
         lines += [f"{box.left} {line}".rstrip() for line in _entry(problem, language, width - 2)]
     lines.append(box.corners[1] + box.line * (width - 1))
+    for command in (problem.command for problem in problems if problem.command):
+        lines += [_word("command", language), mask(command)]
     return "\n".join(lines)
 
 

@@ -31,6 +31,8 @@ class Problem:
     severity: Severity = "stop"
     check: str = ""
     """Name of the check that found it."""
+    command: str = ""
+    """A command line to copy, shown unbroken below the frame."""
 
 
 class UserError(Exception):

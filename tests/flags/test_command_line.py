@@ -10,6 +10,7 @@ import pytest
 from library.flags import SCRIPTS, collect, flags_of, parse
 from library.flags.parser import CollectingParser
 from library.flags.table import KOHYA, OURS
+from library.util import frame
 from library.util.records import UserError
 from tests.flags.reference import COMMANDS, kohya_parser, recorded
 
@@ -179,7 +180,8 @@ def test_an_unquoted_path_with_blanks_is_answered_by_the_line_that_works(sign):
     found = problems(typed)
     assert [one.where for one in found] == ["--train_data_dir", "--output_n"]
     assert found[0].remedy == 'Write --train_data_dir="C:/My Data/x y".'
-    line = found[-1].remedy.partition("The whole line: ")[2]
+    line = found[-1].command
+    assert f"\n{line}" in frame.render(found, 60)
     assert line == ('accelerate launch train_network.py --train_data_dir="C:/My Data/x y" --v2 --output_n="a b" '
                     "--wandb_api_key=(hidden) --resolution 512,512")
     flags = parse(shlex.split(line)[3:])
