@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,8 +27,10 @@ def _components(name: str, wanted: set[str]) -> dict[str, Any]:
     """The classes of the tiny model with the configurations of the released one, on the meta device."""
     table = source.asset(f"tiny/{name}.json")["components"]
     released = source.asset(f"{name}.json")
-    return {part: weights.empty(functools.partial(tiny.build, _released(entry, released[part])))
-            for part, entry in table.items() if part in wanted and part in released}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # what diffusers will move some day is nothing to the user of a tool
+        return {part: weights.empty(functools.partial(tiny.build, _released(entry, released[part])))
+                for part, entry in table.items() if part in wanted and part in released}
 
 
 def _released(entry: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,11 +37,13 @@ class Checked:
         found = [f"{self.path}", *self.verdict.lines()]
         found += [say("  better: {better}", better=self.better)] if self.better else []
         figures = ", ".join(f"{name} {value:.2f}" for name, value in self.verdict.figures.items())
-        found += [f"  figures: {figures}"] if figures else []
+        found += [say("  figures: {figures}", figures=figures)] if figures else []
         largest = sorted(self.blocks, key=lambda block: -self.blocks[block])[:4]
-        grown = {block: f" (x {self.growth[block]:.2f} in the last third)" for block in largest if block in self.growth}
-        norms = [f"{block} {self.blocks[block]:.3g}{grown.get(block, '')}" for block in largest]
-        return [*found, f"  norm by block: {', '.join(norms)}"]
+        grown = {block: say(" (x {growth:.2f} in the last third)", growth=self.growth[block])
+                 for block in largest if block in self.growth}
+        norms = [say("{block} {norm:.3g}{grown}", block=block, norm=self.blocks[block], grown=grown.get(block, ""))
+                 for block in largest]
+        return [*found, say("  norm by block: {norms}", norms=norms)]
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""

@@ -142,6 +142,8 @@ def read_tensors(path: Path | str) -> dict[str, torch.Tensor]:
     Raises UserError where the file is missing or not such a file.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(Problem(str(path), "This is a folder, not a file.", "Give the file in it that is meant."))
     if not path.is_file():
         raise UserError(Problem(str(path), "There is no such file.", "Check the path; quote it if it has spaces."))
     try:
