@@ -54,6 +54,36 @@ def test_values_that_are_no_numbers_are_damage_before_anything_else():
     assert judge(Evidence(curve(1.2, 3.0, 9.0))).kind == "damaged"
 
 
+def test_damage_points_to_an_earlier_file_first():
+    assert diagnosis.FROM_BEFORE in judge(replace(GOOD, not_numbers=1)).lines()[1]
+
+
+def test_layers_far_beyond_the_others_are_overtrained_and_one_is_named():
+    found = judge(replace(GOOD, exploded=["lora_unet_mid_attn1", "lora_unet_up_attn1"]))
+    assert found.kind == "overtrained" and "2 layers are" in found.lines()[0] and "lora_unet_mid_attn1" in found.lines()[0]
+
+
+def test_of_two_faults_the_worse_decides_and_alone_is_told():
+    both = judge(replace(GOOD, others=curve(2.0, 4.0, 9.0), copies=[Copied("zobi", "003.png", 0.2)]))
+    assert [one.kind for one in both.findings] == ["overtrained", "over-fitted"]
+    assert both.kind == "overtrained" and not any("003.png" in line or "varied" in line for line in both.lines())
+
+
+def test_a_good_file_that_costs_other_pictures_something_is_told_of_regularisation():
+    paid = replace(GOOD, others=curve(1.2, 1.35, 2.0), has_regularisation=False)
+    assert judge(paid).kind == "good" and any("--reg_data_dir" in line for line in judge(paid).lines())
+    assert len(judge(replace(paid, has_regularisation=True)).lines()) == len(judge(replace(paid, others=UNHARMED)).lines()) == 1
+
+
+def test_repeats_are_blamed_only_where_pictures_were_seen_often():
+    often, seldom = (judge(replace(GOOD, others=curve(2.0, 4.0, 9.0), seen=seen)).lines() for seen in (300, 30))
+    assert any("repeats" in line for line in often) and not any("repeats" in line for line in seldom)
+
+
+def test_two_validation_losses_say_nothing_yet():
+    assert judge(replace(GOOD, validation=[(10, 0.4), (20, 0.8)])).kind == "good"
+
+
 def test_copies_and_a_risen_validation_loss_are_over_fitting():
     copied = judge(replace(GOOD, copies=[Copied("zobi", "003.png", 0.2), Copied("zobi", "001.png", 0.9)]))
     assert copied.kind == "over-fitted" and "the 2 that were drawn: 1 " in copied.lines()[0] and "003.png" in copied.lines()[0]
@@ -102,6 +132,8 @@ def test_the_best_strength_is_the_lowest_point_of_the_curve():
 def test_a_verdict_is_readable_by_programs():
     read = json.loads(json.dumps(judge(GOOD).as_json()))
     assert read["verdict"] == "good" and read["figures"]["gain"] == pytest.approx(0.72)
+    broken = judge(replace(GOOD, others=curve(1.0, math.nan, 1.0), growth={"mid": 1.2, "up": 1.5})).as_json()["figures"]
+    assert broken["growth"] == 1.5 and broken["loss on others"] is None, "NaN is no JSON"
 
 
 def test_copies_are_measured_against_what_the_base_model_draws():
