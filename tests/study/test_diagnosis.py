@@ -147,6 +147,9 @@ def test_copies_are_measured_against_what_the_base_model_draws():
     found = copies(Pictured(["a", "b"], drawn), Pictured(["a", "b"], base[:2]), Pictured([f"{n}.png" for n in range(6)], training))
     assert found[0].nearest == "2.png" and found[0].distance < 0.2, "a mirrored copy"
     assert found[1].distance > 0.8
+    alike = [training[n] + 0.3 * torch.randn(4, 8, 8, generator=generator) for n in range(2)]  # a subject that varies little
+    stricter = copies(Pictured(["a", "b"], drawn), Pictured(["a", "b"], alike), Pictured([f"{n}.png" for n in range(6)], training))
+    assert all(now.distance > 1.5 * then.distance for now, then in zip(stricter, found, strict=True))
 
 
 def test_tags_beside_the_trigger_pictures_of_one_kind_and_scattered_subjects_are_named(tmp_path):
