@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -217,18 +218,22 @@ def check_caption_secrets(context: Context) -> Iterator[Problem]:
 @check("captions_orphan", level="data", row="F26", needs=("plan",))
 def check_orphans(context: Context) -> Iterator[Problem]:
     """Caption files without a picture: names that do not match."""
-    extension = (context.flag("caption_extension") or ".caption").lower()
+    extension = "." + (context.flag("caption_extension") or ".caption").lower().lstrip(".")
+    stems: dict[Path, set[str]] = defaultdict(set)
+    for item in context.plan.items:
+        stems[item.path.parent].add(item.path.stem.lower())
     for folder in sorted({item.path.parent for item in training(context)}):
-        stems = {item.path.stem.lower() for item in context.plan.items if item.path.parent == folder}
-        alone = [
-            folder / n
-            for n in sorted(os.listdir(folder))
-            if n.lower().endswith(extension)
-            and n[: -len(extension)].lower() not in stems
-            and not any(s.startswith(n[: -len(extension)].lower()) for s in stems)
-        ]
+        pictured = sorted(stems[folder])
+        alone = [folder / n for n in sorted(os.listdir(folder))
+                 if n.lower().endswith(extension) and not _has_beginning(pictured, n[: -len(extension)].lower())]
         if len(alone) >= 3:
             yield context.note("captions_orphan", str(folder), folder=folder.name, count=len(alone), names=named(alone))
+
+
+def _has_beginning(ordered: list[str], beginning: str) -> bool:
+    """Whether one of the ordered names begins so: pictures with face data have more in their names than their captions."""
+    place = bisect_left(ordered, beginning)
+    return place < len(ordered) and ordered[place].startswith(beginning)
 
 
 @check("bucket_small", level="data", row="F06", needs=("config", "plan"))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -244,3 +247,17 @@ def test_a_card_that_the_driver_lists_and_pytorch_does_not_see_has_its_reason(
     env = {"CUDA_VISIBLE_DEVICES": visible} if visible else {}
     machine = {**NO_GPU, "driver_names": ("NVIDIA GeForce RTX 3060",), "env": env}
     assert [p.check for p in fire("no_gpu", world.context(machine=machine))] == [key]
+
+
+def test_an_ending_without_its_dot_makes_no_caption_an_orphan(world: World) -> None:
+    assert not fire("captions_orphan", world.full(caption_extension="txt"))
+
+
+def test_captions_of_many_pictures_are_matched_in_a_moment(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = world.full()
+    one, count = context.plan.items[0], 10_000
+    items = tuple(replace(one, path=one.path.with_name(f"picture{n}_1_2_3_4.png")) for n in range(count))
+    monkeypatch.setattr(os, "listdir", lambda folder: [f"other{n}.txt" for n in range(count)] + ["picture7.txt"])
+    since = time.process_time()
+    (found,) = fire("captions_orphan", replace(context, plan=replace(context.plan, items=items)))
+    assert time.process_time() - since < 2 and f"{count} " in found.what
