@@ -85,6 +85,10 @@ class DatasetPlan:
         """Indices of a part's items."""
         return [index for index, item in enumerate(self.items) if item.part == part]
 
+    def pictures(self) -> int:
+        """Training pictures, one that several pairs of a slider use counted once."""
+        return len({(item.part, item.subset, item.path) for item in self.items if not item.is_reg})
+
     def images(self, part: int | None = None, reg: bool = False) -> int:
         """Pictures times repeats."""
         return sum(item.repeats for item in self.items

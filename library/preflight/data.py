@@ -80,8 +80,7 @@ def world_size(context: Context) -> int:
 def check_plan(context: Context) -> Iterator[Problem]:
     """The arithmetic in one line; and, with regularisation pictures, why an epoch has twice the steps."""
     assert context.config is not None
-    items = training(context)
-    if not items:
+    if not training(context):
         return
     steps, reg = steps_of(context), context.plan.images(reg=True)
     context.facts["steps"] = steps.total
@@ -89,7 +88,7 @@ def check_plan(context: Context) -> Iterator[Problem]:
     yield context.note(
         "plan_steps",
         "steps",
-        images=len(items),
+        images=context.plan.pictures(),
         repeated=context.plan.images(),
         reg=f" + {reg} reg" if reg else "",
         per_epoch=steps.per_epoch,

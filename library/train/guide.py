@@ -115,7 +115,7 @@ def with_pool(session: Session, guide: Guide, number: int) -> Guide:
     log.info("drawing %d pictures of the texts with the base model", guide.config.pool)
     count, purpose = -(-guide.config.pool // len(guide.groups)), f"states{number or ''}"
     return replace(guide, generation=number, groups=tuple(
-        replace(group, latents_NCHW=drawn(session, guide, group.size, list(islice(_both_ends(group.pairs), count)), 0.0, purpose))
+        replace(group, latents_NCHW=_drawn(session, guide, group.size, list(islice(_both_ends(group.pairs), count)), purpose))
         for group in guide.groups))
 
 
@@ -132,9 +132,8 @@ class Pool:
         return self.guide
 
 
-def drawn(session: Session, guide: Guide, size: tuple[int, int], texts: list[str], strength: float,
-          purpose: str) -> torch.Tensor:
-    """Latents (NCHW, on the CPU) of the texts' pictures at a strength; each has its own noise, which follows from ``purpose``."""
+def _drawn(session: Session, guide: Guide, size: tuple[int, int], texts: list[str], purpose: str) -> torch.Tensor:
+    """Latents (NCHW, on the CPU) of the base model's pictures; each has its own noise, which follows from ``purpose``."""
     config = guide.config
     options = SampleOptions(schedule=session.schedule, device=session.device, autocast=session.precision.autocast,
                             modules=(session.network,), conds=guide.conds)
@@ -142,7 +141,7 @@ def drawn(session: Session, guide: Guide, size: tuple[int, int], texts: list[str
                         seed=seeds.derive(session.config.loop.seed, purpose, *size, number) % 2**32,
                         steps=min(MOST_STEPS, config.denoising_steps))
              for number, text in enumerate(texts)]
-    with session.multiplier(strength):
+    with session.multiplier(0.0):
         return draw_latents(session.family, session.parts, lines, options).cpu()
 
 

@@ -62,6 +62,12 @@ def test_batches_that_buckets_leave_unfilled_are_named():
     assert found.steps == 3 and "buckets fill their own batches" in in_words(found)[0]
 
 
+def test_a_picture_that_two_pairs_use_counts_once():
+    plan = planned(4, 1, 1)
+    plan = replace(plan, items=(*plan.items, plan.items[0], plan.items[0]))
+    assert in_words(of_plan(plan, step_plan(plan, loop(1))))[0].startswith("4 pictures, 6 with repeats")
+
+
 def test_a_run_that_ends_inside_an_epoch_says_so():
     plan = planned(10, 1, 1)
     found = of_plan(plan, step_plan(plan, replace(loop(1), max_train_epochs=None, max_train_steps=25)))
