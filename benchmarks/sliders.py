@@ -78,10 +78,10 @@ def _hue_shift(scene: world.Scene, value: float) -> world.Scene:
 ATTRIBUTES = {one.name: one for one in (
     Attribute("size", (0.56, 0.72), (0.32, 0.46), lambda scene, value: replace(scene, size=value),
               frozenset(world.SIZES), ("large", "small")),
-    Attribute("brightness", (0.60, 0.90), (0.10, 0.40), lambda scene, value: replace(scene, brightness=value, tint=""),
+    Attribute("brightness", (0.58, 0.88), (0.08, 0.38), lambda scene, value: replace(scene, brightness=value, tint=""),
               frozenset({"dark", "bright"}), ("white background, bright", "black background, dark")),
     Attribute("hue", (8.0, 22.0), (-22.0, -8.0), _hue_shift),
-    Attribute("position", (0.56, 0.66), (0.34, 0.44), lambda scene, value: replace(scene, x=value),
+    Attribute("position", (0.55, 0.65), (0.34, 0.44), lambda scene, value: replace(scene, x=value),
               frozenset({"left", "right", "center", "top", "bottom"}), ("right", "left")),
 )}
 

@@ -37,6 +37,9 @@ LINES, PORTION = 24, 12
 """Pictures that are drawn at a strength: at most, and how many at first."""
 STEPS = 12
 """Their denoising steps."""
+ENOUGH = 4
+"""Sample prompts from which on no captions of training pictures are drawn: the slider has learned these. One of position, of
+twelve pairs, moved theirs by 1.15 (standard error 0.08) and other prompts by 0.78 of what was asked."""
 SURE = 0.05
 """Standard error of the effect, in parts of it, at which no more pictures are drawn."""
 
@@ -124,7 +127,7 @@ def drawn_at(session: Session, sides: Sides, lines: Sequence[PromptLine], streng
 
 
 def from_pictures(session: Session, batches: Iterable[Batch], prompts: Sequence[PromptLine], seed: int) -> Sides | None:
-    """Both sides' training pictures; None for one side alone. Drawn are ``prompts`` and then the captions."""
+    """Both sides' training pictures; None for one side alone. Drawn are ``prompts``, and the captions where these are few."""
     import torch
 
     found: dict[bool, dict[str, torch.Tensor]] = {True: {}, False: {}}
@@ -190,10 +193,10 @@ def _drawn(session: Session, lines: Sequence[PromptLine], conds: Mapping[str, Co
 
 def _lines(texts: Sequence[str], count: int, seed: int, prompts: Sequence[PromptLine] = (),
            scale: float | None = None) -> list[PromptLine]:
-    """``count`` prompts with noise of their own: those of the user, then texts at the same guidance, again and again."""
+    """``count`` prompts with noise of their own: those of the user and, where these are few, texts at the same guidance."""
     if scale is None:
         scale = next((line.scale for line in prompts if line.scale is not None), None)
-    chosen = [*prompts, *(PromptLine(text, scale=scale) for text in texts)]
+    chosen = [*prompts, *(PromptLine(text, scale=scale) for text in texts if len(prompts) < ENOUGH)]
     return [replace(chosen[number % len(chosen)], steps=STEPS, sampler=None, adapter_strength=None,
                     seed=derive(seed, "calibration", number) % 2**32) for number in range(count)]
 

@@ -121,6 +121,23 @@ def test_the_last_files_alpha_makes_one_what_the_drawn_pictures_ask_for(slide, m
     assert "ss_slider_factor" not in run.metadata("slider-step00000002.safetensors")
 
 
+@pytest.mark.parametrize(("count", "captions_too"), [(measuring.ENOUGH, False), (1, True)])
+def test_a_slider_is_measured_on_captions_that_it_learned_only_where_sample_prompts_are_few(slide, monkeypatch, tmp_path, count,
+                                                                                            captions_too):
+    seen = set()
+
+    def drawn(session, sides, lines, strength):
+        seen.update(line.prompt for line in lines)
+        return torch.stack([described(sides.positive).mean(0) * strength for _ in lines])
+
+    monkeypatch.setattr(measuring, "drawn_at", drawn)
+    texts = [f"{colour} circle" for colour in list(world.HUES)[:count]]
+    (tmp_path / "prompts.txt").write_text("\n".join(f"solo, {text} --w 64 --h 64" for text in texts), encoding="utf-8")
+    slide({"big": 1, "small": -1}, counts={"big": 6, "small": 6}, max_train_steps=1, sample_prompts=tmp_path / "prompts.txt")
+    own = {f"solo, {text}" for text in texts}
+    assert own <= seen and bool(seen - own) == captions_too
+
+
 def test_strips_at_the_end_show_what_the_calibrated_file_does(slide, monkeypatch, tmp_path):
     seen = []
 
