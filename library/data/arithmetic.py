@@ -61,8 +61,8 @@ def of_counts(folders: Sequence[FolderCount], batch: int, epochs: int, regularis
 def of_plan(plan: DatasetPlan, steps: StepPlan) -> Arithmetic:
     """The same of a scanned data set, with the steps as the loader makes them (each bucket fills its own batches)."""
     batch = max((part.batch_size for part in plan.parts), default=1) * steps.accumulation * steps.processes
-    return Arithmetic(plan.pictures(), plan.images(), plan.images(reg=True), batch, steps.steps_per_epoch, steps.epochs, steps.steps,
-                      _reason(plan))
+    return Arithmetic(plan.pictures(), plan.images(), plan.images(reg=True), batch, steps.steps_per_epoch, steps.epochs,
+                      steps.steps, _reason(plan))
 
 
 def _reason(plan: DatasetPlan) -> str:
