@@ -42,6 +42,8 @@ PURPOSES = {
     "pose": Purpose("a pose", 1.0, 1.0, 1, TRIGGER),
     "outfit": Purpose("an outfit", 1.0, 1.0, 1, TRIGGER),
 }
+IN_JAPANESE = {"キャラクター": "character", "画風": "style", "ポーズ": "pose", "衣装": "outfit"}
+"""Words of the Japanese question that may be typed as they stand there."""
 
 
 class Wrong(ValueError):
@@ -112,7 +114,7 @@ def share(typed: str) -> float:
 
 
 def purpose(typed: str) -> str:
-    return _one_of(typed, tuple(PURPOSES))
+    return _one_of(IN_JAPANESE.get(bare(typed), typed), tuple(PURPOSES))
 
 
 def scheduler(typed: str) -> str:

@@ -14,7 +14,7 @@ import pytest
 from library.data.arithmetic import FolderCount
 from library.families import registry
 from library.study import wizard, wizard_talk
-from library.study.wizard_questions import PURPOSES, QUESTIONS, Wrong, bare, picture_folder, scheduler
+from library.study.wizard_questions import PURPOSES, QUESTIONS, Wrong, bare, picture_folder, purpose, scheduler
 from library.util.records import UserError
 from library.util.said import table
 from tools import wizard as program
@@ -180,6 +180,7 @@ def test_paths_are_taken_as_windows_gives_them(tmp_path):
 
 
 def test_an_unambiguous_beginning_is_enough():
+    assert [purpose(word) for word in ("画風", "衣装", "st", "3")] == ["style", "outfit", "style", "pose"]
     assert scheduler("lin") == "linear" and scheduler("cosine") == "cosine" and scheduler("3") == "constant"
 
 
