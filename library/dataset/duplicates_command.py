@@ -56,7 +56,7 @@ def work(args: argparse.Namespace) -> None:
     folder = Path(args.out) if args.out else data.root / REPORT
     made = [Group(say("group {number}", number=number), tuple(card(path, path is group[0]) for path in group))
             for number, group in enumerate(groups, 1)]
-    above = html.text(say("{groups:group|groups}, {spare:picture|pictures} ticked: all but the largest of each group.",
+    above = html.text(say("{groups:group|groups}, {spare:picture|pictures} ticked: all but the best of each group.",
                           groups=len(groups), spare=len(spare)))
     title = say("Duplicates in {folder}", folder=data.root.absolute().name)
     html.write(folder / "duplicates.html", page(title, str(data.root.absolute()), f"<p>{above}</p>", made))

@@ -85,8 +85,8 @@ def page(title: str, root: str, above: str, groups: Sequence[Group]) -> str:
            f'<button onclick="tickShown(true)">{tick}</button> <button onclick="tickShown(false)">{untick}</button> '
            f'<button onclick="save()"><b>{save}</b></button> <span id="count" data-words="{ticked}"></span></div>')
     note = "<p class=\"quiet\">" + html.text(say(
-        "Tick what is to go, save the list, then move it aside with: {command} (undo takes it back)",
-        command="python tools/dataset.py apply FOLDER drop-list.json --yes")) + "</p>"
+        "Tick what is to go, save the list, then move it aside with: {command} (undo takes it back)", command="#")).replace(
+        "#", "<code>python tools/dataset.py apply FOLDER drop-list.json --yes</code>") + "</p>"
     body = above + f"<h2>{html.text(say('Pictures'))}</h2>" + note + bar + "".join(_group(group) for group in groups)
     mark = f"document.body.dataset.root = {json.dumps(root).replace('<', chr(92) + 'u003c')};"
     return html.document(title, body, STYLE, mark + SCRIPT, wide=True)
