@@ -144,6 +144,12 @@ def _series(counted: str) -> Callable[[str, Given], list[Point]]:
             raise UserError(Problem(f"{counted}=", "No file is given whose series could be taken.",
                                     "Add --lora FILE, any file of the run."))
         members = [m for m in series.of_run(given.cell.main) if m.counted in (counted, "last")]
+        others = {m.counted for m in series.of_run(given.cell.main)} - {counted, "last"}
+        if others and all(m.counted == "last" for m in members):
+            other = others.pop()
+            raise UserError(Problem(f"{counted}={text}", say("The run's files are numbered by {other}, not by {counted}.",
+                                                             other=other, counted=counted),
+                                    say("Write for example {example}.", example=KINDS[other].example)))
         return [file_point(None if m is None else m.path, "without" if m is None else _label(m, counted))
                 for word in words(text) for m in _chosen(word, counted, members)]
 

@@ -15,6 +15,7 @@ from library.sample.prompts import PromptLine
 from library.study.axes import Axis, Cell, Given, cells, with_tags
 from library.study.drawing import Drawing
 from library.study.likeness import Embedder, apart, latents
+from library.util.said import say
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -160,9 +161,9 @@ def suggest(scores: dict[Place, Score]) -> tuple[Place | None, str]:
         return None, ""
     if all(score.subject is not None for score in changed.values()):
         best = max(changed, key=lambda place: (changed[place].subject or 0) + (changed[place].caption or 0))
-        return best, "most like the training pictures and the prompt"
+        return best, say("most like the training pictures and the prompt")
     sound = {place: score for place, score in changed.items() if score.distance <= RUINED} or changed
     most = max(score.distance for score in sound.values())
     enough = [place for place, score in sound.items() if score.distance >= NEARLY_ALL * most]
     return (min(enough, key=lambda place: sound[place].distance),
-            f"shows at least {NEARLY_ALL:.0%} of the largest change from the base model, and differs least of those")
+            say("shows at least {part:.0%} of the largest change from the base model, and differs least of those", part=NEARLY_ALL))

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,11 +92,21 @@ def test_a_word_is_replaced_after_the_prompt_is_chosen_whatever_the_order_of_the
 
 
 @pytest.mark.parametrize("text", ["strenght=1", "strength=a", "strength=0.1-1", "epoch=7", "replace=green,blue", "prompt=3",
-                                  "size=wide"])
+                                  "size=wide", "size=512", "steps=0", "seed=-1", "sampler=foo,ddim"])
 def test_an_axis_that_cannot_be_read_is_answered_with_an_example_or_what_there_is(run_folder, text):
     with pytest.raises(UserError) as caught:
         axes.axis(text, given(run_folder))
     assert caught.value.problems[0].remedy
+
+
+def test_of_a_run_that_saved_by_steps_no_epochs_are_drawn(run_folder):
+    for name in ("cleo-step00000100", "cleo-step00000200", "cleo"):
+        (run_folder / f"{name}.safetensors").touch()
+    here = replace(given(run_folder), cell=axes.Cell(PromptLine("red cat"), run_folder / "cleo.safetensors"))
+    assert [point.label for point in axes.axis("step=all", here).points] == ["step 100", "step 200", "last"]
+    with pytest.raises(UserError, match="numbered by step, not by epoch") as caught:
+        axes.axis("epoch=all", here)
+    assert "step=all" in caught.value.problems[0].remedy
 
 
 def test_the_suggestion_is_the_mildest_cell_that_shows_nearly_all_of_the_change():

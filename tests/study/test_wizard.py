@@ -70,8 +70,8 @@ def test_at_batch_1_the_epochs_land_near_3200_steps(images, repeats, steps):
 
 @pytest.mark.parametrize(("images", "repeats", "batch"), [(10, 10, 2), (20, 5, 4), (100, 1, 4)])
 def test_at_larger_batches_the_steps_are_between_250_and_1000(images, repeats, batch):
-    for purpose in PURPOSES:
-        found = talked([FolderCount(images, repeats)], train_batch_size=batch, purpose=purpose)
+    for word in PURPOSES:
+        found = talked([FolderCount(images, repeats)], train_batch_size=batch, purpose=word)
         assert 250 <= images * repeats / batch * found["max_train_epochs"] <= 1000
 
 
