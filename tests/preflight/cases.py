@@ -129,10 +129,10 @@ def diffusers(w: World, remove: str = "", add: str = "", give: str = "") -> Cont
     return w.context(pretrained_model_name_or_path=str(root / give) if give else str(root))
 
 
-def big_picture(w: World) -> Context:
+def big_picture(w: World, **flags: Any) -> Context:
     """The good data set with one picture of another size, without buckets."""
     write_picture(w.data / "10_zob" / "big.png", (200, 100))
-    return w.full(enable_bucket=None, cache_latents=None, plan=False)
+    return w.full(enable_bucket=None, cache_latents=None, plan=False, **flags)
 
 
 def lora(w: World) -> Path:
