@@ -41,12 +41,12 @@ def request(parts, **more):
                           train_text_encoder=False, extra_targets=FAMILY.extra_targets(parts), **more)
 
 
-def merged_output(source, tmp_path):
+def merged_output(source, tmp_path, strength=1.0):
     """The output of a model that a file was merged into."""
     plain = tmp_path / "model"
     if not plain.exists():
         models.written("sd1 folder", models.tiny("sd1"), tmp_path)
-    merge_into(open_model(str(plain)), merge.shares([str(source)], [1.0]), tmp_path / "merged", None)
+    merge_into(open_model(str(plain)), merge.shares([str(source)], [strength]), tmp_path / "merged", None)
     parts = models.tiny("sd1")
     parts.denoiser = FAMILY.load(LoadRequest(str(tmp_path / "merged"), parts.options, parts=frozenset({"denoiser"}))).denoiser
     return output(parts)
@@ -214,6 +214,28 @@ def test_lycoris_reads_back_what_was_renamed_and_merging_does_what_it_computes(a
     back = keys.identify(read_tensors(tmp_path / "1.safetensors"))
     assert (back.kind, back.modules) == (file.read(source).identity.kind, file.read(source).identity.modules)
     close(read_by_lycoris(tmp_path / "1.safetensors"), wanted)
+
+
+HALF = {"rotations": {"algo": "diag-oft"}, "rotations in stages": {"algo": "boft", "preset": "attn-only"},
+        "factors of inputs and outputs": {"algo": "ia3", "preset": "ia3"},
+        "norms": {"algo": "locon", "preset": "attn-only", "train_norm": "True"}}
+
+
+@pytest.mark.parametrize("case", HALF)
+def test_merging_at_half_strength_does_what_lycoris_does_there(case, tmp_path):
+    pytest.importorskip("lycoris")
+    torch.manual_seed(0)
+    parts, source = models.tiny("sd1"), tmp_path / "a.safetensors"
+    network = registry.attach("lycoris.kohya", request(parts, args={"preset": "full", **HALF[case]}))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    network.eval()
+    network.save_weights(source, None, {"ss_base_model_version": "sd_v1"})
+    network.set_multiplier(0.5)
+    wanted = output(parts)
+    close(merged_output(source, tmp_path, 0.5), wanted)
+    assert (merged_output(source, tmp_path, 1.0) - wanted).abs().max() > 0.003
 
 
 @pytest.mark.parametrize("algo", PRODUCTS)
