@@ -28,7 +28,10 @@ document.querySelectorAll('table.sorted th').forEach((head, column) => head.addE
   [...body.rows].sort((a, b) => (value(a) > value(b) ? 1 : value(a) < value(b) ? -1 : 0) * way).forEach(row => body.append(row));
 }));
 """
-STYLE = "table.sorted th { cursor: pointer; } table.sorted th::after { content: ' \\2195'; opacity: .4; }"
+STYLE = """
+table.sorted td:first-child, .sheet th.row { white-space: nowrap; max-width: none; } table.sorted th { cursor: pointer; }
+table.sorted th::after { content: ' \\2195'; opacity: .4; }
+"""
 
 
 @dataclass(frozen=True)
