@@ -6,7 +6,7 @@ import math
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from library.config.run_config import SubsetConfig
 
@@ -42,6 +42,13 @@ def make(caption: str, subset: SubsetConfig, moment: Moment, rng: random.Random)
     if subset.secondary_separator:
         caption = caption.replace(subset.secondary_separator, subset.caption_separator)
     return caption
+
+
+def settled(caption: str, subset: SubsetConfig) -> str:
+    """The caption with nothing left to chance: no tag dropped or moved, the same words for wildcards each time."""
+    still = replace(subset, shuffle_caption=False, caption_dropout_rate=0.0, caption_dropout_every_n_epochs=0,
+                    caption_tag_dropout_rate=0.0, token_warmup_step=0)
+    return make(caption, still, Moment(epoch=1), random.Random(0))
 
 
 def _is_dropped(subset: SubsetConfig, moment: Moment, rng: random.Random) -> bool:

@@ -125,7 +125,8 @@ def batches(known: Known, drawing: Drawing, is_reg: bool, count: int) -> list[Ba
         width, height = items[0].placement.bucket
         seen = latents(drawing.family, drawing.parts, opened([item.path for item in items], (width, height)),
                        drawing.options.device)
-        found.append(Batch([item.caption for item in items], torch.ones(len(items)), [(height, width)] * len(items),
+        captions = [trial.caption_of(known.plan, index) for index in indices]
+        found.append(Batch(captions, torch.ones(len(items)), [(height, width)] * len(items),
                            [(0, 0)] * len(items), (height, width), latents_BCHW=torch.stack(seen),
                            keys=[str(item.path) for item in items]))
     return found

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from library.data import captions
 from library.data.plan import DatasetPlan
 from library.families.interface import Family, Parts
 from library.sample.conds import to_device
@@ -141,6 +142,12 @@ def drawn_by_base(tried: Tried, like: Batch, count: int) -> list[Batch]:
     size = len(like)
     return [Batch(captions=[""] * len(part), weights_B=torch.ones(len(part)), original_sizes=[(height, width)] * len(part),
                   crops=[(0, 0)] * len(part), target_size=(height, width), latents_BCHW=part) for part in latents.split(size)]
+
+
+def caption_of(plan: DatasetPlan, index: int) -> str:
+    """What a picture's caption says, nothing in it left to chance."""
+    item = plan.items[index]
+    return captions.settled(item.caption, plan.parts[item.part].subsets[item.subset])
 
 
 def chosen(plan: DatasetPlan, is_reg: bool, count: int, pixels: int | None = None) -> list[list[int]]:
