@@ -168,7 +168,7 @@ COMMON = {"network_module": "networks.lora", "network_dim": 8, "network_alpha": 
           "max_train_steps": 300, "seed": 1, "console_log_level": "WARNING"}
 PICTURES = {"resolution": 64, "cache_latents": True}
 HOT = {"learning_rate": 3e-3}
-"""At 1e-3 buckets are trained by half after 300 steps, and one end does a quarter more than the other."""
+"""At 1e-3 buckets of brightness are trained by half after 300 steps, and go further to one end than to the other."""
 SCHEMES = {
     "page": Scheme("plain scheme of the page: alternating buckets, plain loss, not calibrated", flags=PICTURES | HOT | {
         "slider_calibrate": "false", "slider_loss": "plain"}),
