@@ -19,8 +19,8 @@ class SubsetFacts:
 
     @property
     def name(self) -> str:
-        """The folder's (or metadata file's) own name, by which metadata calls the subset."""
-        path = self.config.image_dir or self.config.metadata_file
+        """The folder's own name, or its metadata file's where it has one (kohya's), by which metadata calls the subset."""
+        path = self.config.metadata_file or self.config.image_dir
         return "" if path is None else path.name
 
 

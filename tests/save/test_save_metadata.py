@@ -88,6 +88,14 @@ def test_a_folder_that_several_subsets_train_on_is_listed_once_for_each():
         "10_riho girl (3)": {"n_repeats": 2, "img_count": 4}}
 
 
+def test_pictures_of_a_metadata_file_are_listed_under_its_name():
+    run, facts, moment = _main_run()
+    data = facts.datasets[0]
+    subset = SubsetFacts(replace(data.subsets[0].config, metadata_file=Path("lists/meta.json")), 5)
+    got = metadata.build(run, replace(facts, datasets=(replace(data, subsets=(subset,)),)), moment)
+    assert json.loads(got["ss_dataset_dirs"]) == {"meta.json": {"n_repeats": 10, "img_count": 5}}
+
+
 def test_the_total_batch_counts_accumulated_batches_and_processes():
     run, facts, moment = _main_run()
     got = metadata.build(run, replace(facts, batches_per_step=6), moment)
