@@ -10,6 +10,7 @@ from library.data import images
 from library.util.hub_access import offline_where_unreachable, patiently
 from library.util.records import Problem, UserError
 from library.util.said import say
+from library.util.secrets import reason
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Captioner:
             raise UserError(
                 Problem(
                     model_id,
-                    say("This captioner cannot be loaded ({reason}).", reason=str(error).splitlines()[0][:120]),
+                    say("This captioner cannot be loaded ({reason}).", reason=reason(error)[:120]),
                     "Check the name and the connection; or load its repository's files elsewhere and give their folder.",
                 )
             ) from error

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from library.preflight.machine import Machine
 from library.preflight.tokens import Token
+from library.util.secrets import reason
 
 TIMEOUT = 6.0
 """Seconds for one request."""
@@ -96,7 +97,7 @@ def _ask_once(api: Any, repo: str, token: str | bool) -> Answer:
     except errors.OfflineModeIsEnabled:
         return Answer("offline", reason="HF_HUB_OFFLINE")
     except errors.HFValidationError as error:
-        return Answer("not_found", 0, "name", str(error).splitlines()[0])
+        return Answer("not_found", 0, "name", reason(error))
     except transport_errors() as error:
         return Answer("unreachable", 0, why_unreachable(error), type(error).__name__)
 

@@ -15,6 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from library.util.secrets import reason
+
 GIB = 1024**3
 
 
@@ -185,7 +187,7 @@ class Machine:
             gpus = tuple(_gpu(torch, index) for index in range(torch.cuda.device_count()))
             return GpuReport(gpus, tuple(torch.cuda.get_arch_list()))
         except RuntimeError as fault:
-            return GpuReport(fault=str(fault).splitlines()[0])
+            return GpuReport(fault=reason(fault))
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:

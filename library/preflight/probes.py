@@ -13,6 +13,7 @@ from library.preflight.options import optimizer_name, schedule_settings
 from library.preflight.registry import Context, check
 from library.preflight.versions import needs_bitsandbytes
 from library.util.records import Problem, UserError
+from library.util.secrets import reason
 
 XFORMERS = """
 import torch, xformers.ops as ops
@@ -186,4 +187,4 @@ def check_gpu_trial(context: Context) -> Iterator[Problem]:
     try:
         float((torch.zeros(1, device="cuda") + 1).item())
     except RuntimeError as error:
-        yield context.stop("gpu_probe", "GPU", gpu=context.machine.gpus[0].name, fault=str(error).splitlines()[0])
+        yield context.stop("gpu_probe", "GPU", gpu=context.machine.gpus[0].name, fault=reason(error))

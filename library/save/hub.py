@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from library.config.run_config import HubConfig
 from library.util.records import Problem, UserError
 from library.util.said import say
-from library.util.secrets import mask
+from library.util.secrets import mask, reason
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -62,7 +62,7 @@ def fetch_state(typed: str, token: str | None = None) -> Path:
                 say(
                     "The hub did not give it ({kind}: {reason}).",
                     kind=type(error).__name__,
-                    reason=mask(str(error)).splitlines()[0],
+                    reason=reason(error),
                 ),
                 "Check name and token, or download the folder and give its path without --resume_from_huggingface.",
             )
@@ -136,7 +136,7 @@ class Uploader:
         return UserError(
             Problem(
                 f"--huggingface_repo_id {self._config.repo_id}",
-                say("The hub refused it ({kind}: {reason}).", kind=type(error).__name__, reason=mask(str(error)).splitlines()[0]),
+                say("The hub refused it ({kind}: {reason}).", kind=type(error).__name__, reason=reason(error)),
                 "Log in with `hf auth login` or set HF_TOKEN to a token that may write to this "
                 "repository; check the name (user/repository).",
             )

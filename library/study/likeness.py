@@ -12,6 +12,7 @@ from library.sample.undisturbed import random_states_kept
 from library.util.hub_access import offline_where_unreachable
 from library.util.records import Problem, UserError
 from library.util.said import say
+from library.util.secrets import reason
 
 if TYPE_CHECKING:
     import torch
@@ -105,7 +106,7 @@ def embedder(source: str) -> Embedder:
                 say(
                     '"{source}" is no embedding model that can be loaded ({reason}).',
                     source=source,
-                    reason=str(error).splitlines()[0][:120],
+                    reason=reason(error)[:120],
                 ),
                 "Name a folder or hub id of a CLIP model, such as openai/clip-vit-base-patch32, or leave "
                 "--likeness out: the distance to the base model is measured without it.",

@@ -39,3 +39,9 @@ def mask(text: str) -> str:
 def has_secret(text: str) -> bool:
     """Whether ``mask`` would change the text."""
     return mask(text) != text
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an error says, masked; its kind where it says nothing (``AssertionError()``, ``TimeoutError()``)."""
+    lines = mask(str(error)).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
