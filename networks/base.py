@@ -246,6 +246,7 @@ class AdapterNetwork(nn.Module):
         # Without the file's tensors, which are not needed again.
         self.plan = replace(plan, parts={})
         self._strength = Strength(plan.multiplier)
+        self._untrained: tuple[nn.Parameter, ...] = ()  # those whose learning rate is 0
         self.names = keys.Names.of(plan.targets)
         chosen = [t for t in plan.targets if t.name in plan.ranks]
         _refuse_doubles(chosen)
@@ -348,11 +349,15 @@ class AdapterNetwork(nn.Module):
                                  default_lr: float | None = None) -> tuple[list[dict], list[str]]:
         """Parameter groups and their descriptions (``textencoder``, ``unet``, ``unet plus``, ``unet_block3``).
 
-        Text encoders come first; a group whose learning rate is 0 is left out.
+        Text encoders come first. A group of rate 0 is left out, and gets no gradients, which nothing would clear.
         """
-        self.requires_grad_(True)
+        self._untrained = ()
+        self.prepare_grad_etc()
+        found = param_groups(self.adapters, self.plan.groups, (text_encoder_lr, unet_lr, default_lr))
+        trained = {id(parameter) for group in found[0] for parameter in group["params"]}
+        self._untrained = tuple(parameter for parameter in self.parameters() if id(parameter) not in trained)
         self._freeze_fixed()
-        return param_groups(self.adapters, self.plan.groups, (text_encoder_lr, unet_lr, default_lr))
+        return found
 
     def prepare_optimizer_params_with_multiple_te_lrs(self, text_encoder_lr: Sequence[float] | float | None,
                                                       unet_lr: float | None, default_lr: float | None
@@ -361,9 +366,8 @@ class AdapterNetwork(nn.Module):
         return self.prepare_optimizer_params(text_encoder_lr, unet_lr, default_lr)
 
     def _freeze_fixed(self) -> None:
-        for adapter in self.adapters:
-            for parameter in adapter.fixed_parameters():
-                parameter.requires_grad_(False)
+        for parameter in (*(one for adapter in self.adapters for one in adapter.fixed_parameters()), *self._untrained):
+            parameter.requires_grad_(False)
 
     def enable_gradient_checkpointing(self) -> None:
         """Adapters hold no activations of their own worth saving; the model's checkpointing covers them."""

@@ -85,11 +85,11 @@ class Journal(Idle):
         self.stream.writelines(kept)
 
     def _lines_up_to(self, step: int) -> list[str]:
-        """A resumed run goes on in the journal of the run before, from the step at which it resumes."""
+        """A resumed run goes on in the journal of the run before; a line that a power cut left half is dropped."""
         if step == 0 or not self.file.is_file():
             return []
         lines = self.file.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [line for line in lines if json.loads(line)["step"] <= step]
+        return [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= step]
 
     def on_step(self, session: Session, log: StepLog) -> None:
         if self.stream is not None:

@@ -418,3 +418,14 @@ def test_samples_are_drawn_when_they_are_asked_for(quick, tmp_path):
     names = sorted(path.name for path in (steps.folder / "sample").iterdir())
     assert [name.split("_")[1] for name in names if name.startswith("steps")] == ["000001", "000002", "e000000"]
     assert [name.split("_")[1] for name in names if name.startswith("epochs")] == ["e000001"] and epochs.code == 0
+
+
+@pytest.mark.parametrize("off", ["text_encoder_lr", "unet_lr"])
+def test_what_trains_at_no_rate_has_no_part_in_the_gradients_norm(quick, off):
+    """Gradients that no optimizer clears would add up from step to step, and clipping would hold the others back."""
+    shared = {"max_train_steps": 6, "optimizer_type": "SGD", "learning_rate": 1, "max_grad_norm": 1e-3, "network_alpha": 400}
+    only = "network_train_unet_only" if off == "text_encoder_lr" else "network_train_text_encoder_only"
+    alone, at_nothing = quick("alone", **shared, **{only: True}), quick("nothing", **shared, **{off: 0})
+    ours, theirs = alone.tensors(), at_nothing.tensors()
+    assert all(torch.allclose(ours[key], theirs[key], rtol=1e-5, atol=1e-7) for key in ours)
+    assert all(not tensor.any() for key, tensor in theirs.items() if key not in ours and "lora_up" in key)

@@ -6,6 +6,7 @@ import torch
 
 from library.train import state
 from library.train.state import read_state
+from library.train.watchers import Journal
 from library.util.records import UserError
 
 
@@ -64,3 +65,9 @@ def test_a_state_in_use_stays_whole_and_the_new_one_stands_beside_it(tmp_path, m
     spare = state._put_in_place(partial, folder)
     assert spare.name == "x-again1-state"
     assert [(p / "train_state.json").read_text(encoding="utf-8") for p in (folder, spare)] == ["old", "new"]
+
+
+def test_a_journal_that_a_power_cut_left_half_is_gone_on_in(tmp_path):
+    file = tmp_path / "log.jsonl"
+    file.write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "lo', encoding="utf-8")
+    assert Journal(file)._lines_up_to(3) == ['{"step": 1}\n', '{"step": 2}\n']
