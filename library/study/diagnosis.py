@@ -27,7 +27,7 @@ KINDS: Mapping[Kind, str] = {
     "undertrained": say("undertrained"), "good": say("good"), "not judged": say("not judged")}
 """The verdicts as people read them."""
 
-UNSETTLED = 1.22
+UNSETTLED = 1.2
 """Best strength from which a run counts as broken off early."""
 OVERSHOT = 0.85
 """Best strength below which it has overshot."""
