@@ -217,8 +217,7 @@ def test_lycoris_reads_back_what_was_renamed_and_merging_does_what_it_computes(a
 
 
 HALF = {"rotations": {"algo": "diag-oft"}, "rotations in stages": {"algo": "boft", "preset": "attn-only"},
-        "factors of inputs and outputs": {"algo": "ia3", "preset": "ia3"},
-        "norms": {"algo": "locon", "preset": "attn-only", "train_norm": "True"}}
+        "factors of inputs and outputs": {"algo": "ia3", "preset": "ia3"}}
 
 
 @pytest.mark.parametrize("case", HALF)
