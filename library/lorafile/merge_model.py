@@ -37,7 +37,7 @@ def merge_into(model: ModelFile, every: Sequence[Share], save_to: Path, precisio
     Raises UserError where nothing of a file belongs to the model, or the target is one of the sources.
     """
     refuse_same(save_to, model.path, *(share.lora.path for share in every))
-    targets = [slot.target for slot in model.slots.values()]
+    targets = [slot.target for slot in (*model.slots.values(), *model.norms.values())]
     found, unknown = [], []
     for share in every:
         mine, foreign = for_targets(share.lora.modules, targets)
@@ -66,7 +66,7 @@ Found = Sequence[tuple[Share, Mapping[str, tuple[str, Mapping]]]]
 
 
 def _edits(model: ModelFile, found: Found, device: str | None) -> Iterator[Edit]:
-    for name, slot in model.slots.items():
+    for name, slot in (*model.slots.items(), *model.norms.items()):
         own = [(share.strength(name), *mine[name]) for share, mine in found if name in mine]
         if own:
             yield Edit(slot.weight, tuple(slot.target.module.weight.shape), _change(own, device))

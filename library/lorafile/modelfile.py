@@ -6,7 +6,7 @@ weights lie (``families.weights.only_places``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,8 @@ class ModelFile:
     """By the target's name in LoRA files; text encoders first, kohya's order."""
     usual: frozenset[str]
     """Names of the targets that get an adapter by kohya's rule; the others lie outside the blocks."""
+    norms: Mapping[str, Slot]
+    """Normalisations of the denoiser, whose scales and shifts lycoris can train (``train_norm``)."""
 
     @property
     def is_folder(self) -> bool:
@@ -91,11 +93,21 @@ def _open(family: Family, request: LoadRequest) -> ModelFile:
     usual = family.adapter_targets(parts)
     targets = usual + family.extra_targets(parts)
     home = {id(child): (path, lists) for module, lists in noted for path, child in module.named_modules()}
-    slots = {}
-    for target in targets:
-        path, lists = home[id(target.module)]
-        slots[target.name] = Slot(target, lists[f"{path}.weight"], lists.get(f"{path}.bias", ()))
-    return ModelFile(family, request.options, Path(parts.name_or_path), slots, frozenset(t.name for t in usual))
+
+    def slots(found: Iterable[Target]) -> dict[str, Slot]:
+        places = [(target, *home[id(target.module)]) for target in found]
+        return {target.name: Slot(target, lists[f"{path}.weight"], lists.get(f"{path}.bias", ())) for target, path, lists in places}
+
+    return ModelFile(family, request.options, Path(parts.name_or_path), slots(targets), frozenset(t.name for t in usual),
+                     slots(_norms(parts.denoiser)))
+
+
+def _norms(denoiser: torch.nn.Module) -> Iterator[Target]:
+    import torch
+
+    for path, module in denoiser.named_modules():
+        if isinstance(module, (torch.nn.GroupNorm, torch.nn.LayerNorm)) and module.weight is not None:
+            yield Target("lora_unet_" + path.replace(".", "_"), path, "denoiser", module, "norm")
 
 
 def fused(slots: Sequence[Slot]) -> dict[str, list[Slot]]:

@@ -217,7 +217,7 @@ def test_lycoris_reads_back_what_was_renamed_and_merging_does_what_it_computes(a
 
 
 HALF = {"rotations": {"algo": "diag-oft"}, "rotations in stages": {"algo": "boft", "preset": "attn-only"},
-        "factors of inputs and outputs": {"algo": "ia3", "preset": "ia3"}}
+        "factors of inputs and outputs": {"algo": "ia3", "preset": "ia3"}, "norms": {"algo": "locon", "train_norm": "True"}}
 
 
 @pytest.mark.parametrize("case", HALF)
@@ -231,6 +231,7 @@ def test_merging_at_half_strength_does_what_lycoris_does_there(case, tmp_path):
             parameter.add_(torch.randn_like(parameter) * 0.1)
     network.eval()
     network.save_weights(source, None, {"ss_base_model_version": "sd_v1"})
+    assert any("w_norm" in name for name in read_tensors(source)) == (case == "norms")
     network.set_multiplier(0.5)
     wanted = output(parts)
     close(merged_output(source, tmp_path, 0.5), wanted)
