@@ -62,7 +62,7 @@ def test_file_of_another_architecture_is_refused(tmp_path):
 def test_file_that_is_no_file_of_tensors_is_refused_in_words(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(b"<html>")
     (tmp_path / "a.pt").write_bytes(b"<html>")
-    for name, words in (("a.safetensors", "cannot be read"), ("a.pt", "cannot be read"), ("b.pt", "no such file")):
+    for name, words in (("a.safetensors", "a web page saved"), ("a.pt", "a web page saved"), ("b.pt", "no such file")):
         with pytest.raises(UserError, match=words):
             read_tensors(tmp_path / name)
 
