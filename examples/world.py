@@ -18,7 +18,7 @@ from __future__ import annotations
 import colorsys
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -266,10 +266,11 @@ def _star(points: int, inner: float) -> Points:
     radii = [1.0, inner] * points
     xs = [r * math.sin(turn) for r, turn in zip(radii, turns)]
     ys = [-r * math.cos(turn) for r, turn in zip(radii, turns)]
-    return list(zip(_stretched(xs), _stretched(ys)))
+    return list(zip(stretched(xs), stretched(ys)))
 
 
-def _stretched(values: list[float]) -> list[float]:
+def stretched(values: list[float]) -> list[float]:
+    """The values moved and scaled so that they reach from -1 to 1."""
     low, high = min(values), max(values)
     return [2 * (value - low) / (high - low) - 1 for value in values]
 
@@ -324,10 +325,10 @@ def coverage(layers: Layers, centres: Points, size: float, angle: float = 0.0) -
     return np.asarray(canvas.reduce(OVERSAMPLING), dtype=np.float32) / 255.0
 
 
-def draw(scene: Scene) -> Image.Image:
-    """The scene's picture, SIDE x SIDE, RGB."""
+def draw(scene: Scene, shapes: Mapping[str, Layers] | None = None) -> Image.Image:
+    """The scene's picture, SIDE x SIDE, RGB; with outlines of one's own in place of `SHAPES`."""
     centres = [(scene.x + dx, scene.y + dy) for dx, dy in _offsets(scene)]
-    alpha = coverage(SHAPES[scene.shape], centres, scene.size, scene.angle)[..., None]
+    alpha = coverage((shapes or SHAPES)[scene.shape], centres, scene.size, scene.angle)[..., None]
     pixels = alpha * shape_colour(scene) + (1 - alpha) * background_colour(scene)
     return Image.fromarray((pixels * 255.0 + 0.5).astype(np.uint8))
 
