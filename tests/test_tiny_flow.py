@@ -51,7 +51,7 @@ def test_pictures_show_what_their_prompts_ask_for(pipeline):
 
 @torch.no_grad()
 def test_the_trainers_objective_finds_the_loss_with_which_the_model_was_made(parts):
-    """Its making ended at 0.18; captions without the first token give 0.24, a sign or a time turned round far more."""
+    """0.172; captions without the first token give 0.209, a sign or a time turned round far more."""
     rng = random.Random(5)
     scenes = [world.random_scene(rng) for _ in range(96)]
     pixels = torch.from_numpy(np.stack([np.asarray(world.draw(scene)) for scene in scenes])).permute(0, 3, 1, 2).float()
@@ -61,7 +61,7 @@ def test_the_trainers_objective_finds_the_loss_with_which_the_model_was_made(par
     noised = schedule.add_noise(x0, torch.randn_like(x0), schedule.draw(len(x0), (8, 8)))
     cond = lumina2.encode_text(parts, [world.caption(scene, rng) for scene in scenes])
     answer = schedule.compared(lumina2.predict(parts, noised, cond), noised)
-    assert (answer - schedule.target(x0, noised)).square().mean() < 0.21
+    assert (answer - schedule.target(x0, noised)).square().mean() < 0.19
 
 
 @torch.no_grad()
@@ -91,8 +91,8 @@ def test_a_lora_of_forty_steps_predicts_unseen_pictures_of_its_subject_better_an
     rng, subject = random.Random(5), world.subject_scenes(64, seed=101)
     asked, scenes = world.subject_captions(subject), [world.random_scene(rng) for _ in range(96)]
     known = scenes, [world.caption(scene, rng) for scene in scenes]
-    assert error(after, subject, asked) < 0.9 * error(parts, subject, asked)  # 0.83 when this was written
-    assert error(after, *known) < 1.1 * error(parts, *known)  # 1.06
+    ratios = error(after, subject, asked) / error(parts, subject, asked), error(after, *known) / error(parts, *known)
+    assert ratios[0] < 0.9 and ratios[1] < 1.1, ratios
 
 
 def test_it_is_recognised_by_its_folder():
@@ -112,7 +112,7 @@ def test_the_family_reads_text_and_predicts_as_diffusers_does(pipeline, parts):
     assert ours.shape == x.shape and torch.isfinite(ours).all()
     # The pipeline puts its mark in front of every prompt; with the mark as a system prompt both read the same text.
     marked = lumina2.encode_text(parts, [" <Prompt Start> solo, red circle"])
-    assert torch.allclose(marked["text"][0], states[0, : int(mask.sum())], atol=1e-5)
+    assert torch.allclose(marked["hidden_state"][0], states[0, : int(mask.sum())], atol=1e-5)
     theirs = -pipeline.transformer(x, torch.tensor([0.3]), states, mask.bool(), return_dict=False)[0]
     again = lumina2.predict(parts, Noised(x, x, torch.tensor([700.0]), torch.tensor([0.7])), marked)
     assert torch.allclose(again, theirs, atol=1e-4)
