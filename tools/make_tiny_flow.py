@@ -262,7 +262,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--stage", choices=["train", "score"], default="train", help="train and save, or read pictures back")
     parser.add_argument("--work", type=Path, default=ROOT / "output" / "tiny_flow", help="folder for checkpoint and caches")
-    parser.add_argument("--steps", type=int, default=12_000, help=f"steps of {BATCH} pictures")
+    parser.add_argument("--steps", type=int, default=12_500, help=f"steps of {BATCH} pictures")
     parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--scenes", type=int, default=24_000, help="pictures that are encoded for it")
     parser.add_argument("--seed", type=int, default=1, help="seed of pictures, weights and noise")
