@@ -129,7 +129,7 @@ def new_parts(work: Path, seed: int) -> Parts:
 
 
 def invented_shapes(seed: int) -> dict[str, world.Layers]:
-    """Outlines of five to eleven corners, near the middle or far from it, each with a name of two syllables; the same ones for a seed."""
+    """Outlines of five to eleven corners, near the middle or far off, each with a name of two syllables."""
     rng, shapes = random.Random(seed), {}
     while len(shapes) < INVENTED:
         name = "".join(rng.choice(letters) for letters in ("bdfgklmnprstvz", "aeiou") * 2)
